@@ -1,7 +1,7 @@
-"""What more data and more passes bring a base draft: `make bench NAME=base` writes `results/base-draft.json`.
+"""The gain of more data and more passes for a base draft: `make bench NAME=base` writes `results/base-draft.json`.
 
-One self-generated set (prompts and answers by the base target), of which growing parts train a fresh draft each;
-measured by trees of 60 nodes at T=0 on general prompts that no draft has seen. Points already there are not made again.
+One self-generated set (prompts and answers by the base target) is used; growing parts of it train a fresh draft each,
+measured with trees of 60 nodes at T=0 on general prompts that no draft has seen. Existing points are not repeated.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ POINTS = ((0.125, 6), (0.25, 6), (0.5, 6), (1.0, 6), (1.0, 12))
 
 
 def config_of(epochs: int) -> AdaptConfig:
-    """The pretraining job's config."""
+    """Make the pretraining job's config."""
     return config_of_paths({**SETTINGS, "train.epochs": epochs})
 
 
 def part_of(source: RunDir, share: float, epochs: int) -> RunDir:
-    """A job whose generated and selected sets are the first shards of another's, by hard links."""
+    """Make a job whose generated and selected sets are the first shards of another's, by hard links."""
     run = RunDir.of_job(f"part-{share:g}-{epochs}", HOME)
     if not run.is_job:
         run.create(config_of(epochs), origin="benchmark")
@@ -110,7 +110,7 @@ def part_of(source: RunDir, share: float, epochs: int) -> RunDir:
 
 @torch.inference_mode()
 def measure(directory: Path, data: Path) -> dict[str, Any]:
-    """Trees on the general tasks."""
+    """Measure trees on the general tasks."""
     target = load_target(TargetSpec(model=SETTINGS["target.model"]))
     loaded = load_base_draft(directory, dtype=target.dtype)
     loaded.draft.requires_grad_(False)
@@ -142,7 +142,7 @@ def point(source: RunDir, share: float, epochs: int, data: Path) -> dict[str, An
 
 
 def plot(points: list[dict[str, Any]], path: Path) -> None:
-    """Acceptance over training tokens."""
+    """Plot acceptance over training tokens."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
@@ -157,7 +157,7 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Every point that is not there yet."""
+    """Make every missing point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder with eval/general/*.jsonl")
     parser.add_argument("--source", type=Path, default=HOME / "runs" / "data", help="run directory of the whole set")
@@ -181,7 +181,7 @@ def main() -> None:
 
 
 def points() -> list[dict[str, Any]]:
-    """What is there; read anew each time, since several processes may add to it."""
+    """Read the existing points; read again each time, since several processes may add to them."""
     path = RESULTS / RESULT
     found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["points"] if path.exists() else []
     return found

@@ -1,5 +1,5 @@
-"""A service of SmolLM2 with its committed packs, as a user has it: `eda up`, deployments, and nothing imported from the
-replica.
+"""A test bed: a running service of SmolLM2 with its committed packs, as a user has it (`eda up`, deployments), without
+importing code of the replica.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _READY_S = 600.0
 
 @dataclass(frozen=True)
 class BenchService:
-    """A running service.
+    """A running service for measurements.
 
     Attributes:
-        url: Of its API, without `/v1`.
-        home: Its state root.
+        url: Address of its API, without `/v1`.
+        home: Root of its state.
     """
 
     url: str
@@ -52,12 +52,12 @@ class BenchService:
             client.deployments.delete(name)
 
     def processes(self) -> list[psutil.Process]:
-        """Every live process of the service."""
+        """List every live process of the service."""
         up = json.loads((self.home / "up.json").read_text(encoding="utf-8"))
         return list({each.pid: each for mark in up["marks"] for each in marked(mark)}.values())
 
     def switch(self, name: str, pack: str | None) -> None:
-        """Give a deployment another pack and wait until new requests get it."""
+        """Give a deployment another pack and wait until new requests use it."""
         with Client(self.url) as client:
             client.deployments.update(name, pack=pack, force=True)
             client.deployments.wait_ready(name, timeout_s=_READY_S)
@@ -67,11 +67,11 @@ class BenchService:
 def smollm2_service(
     domains: Sequence[Domain] = DOMAINS, settings: Mapping[str, Any] | None = None
 ) -> Iterator[BenchService]:
-    """`eda up` over a home of its own with the committed packs published.
+    """Run `eda up` over a home of its own with the committed packs published.
 
     Args:
-        domains: Whose packs.
-        settings: Fields of the AdaptConfig that the packs say they were made with.
+        domains: Domains whose packs are published.
+        settings: Fields of the AdaptConfig that the packs' manifests name.
     """
     from tests.integration.running import Service
     from tests.pack_files import put_pack
@@ -94,8 +94,8 @@ def smollm2_service(
 
 
 def put_fourth(home: Path) -> Path:
-    """A fourth variant: the first domain's adapter with every update scaled by 0.9, and its pack, published as
-    `fourth@1`; returns the adapter's directory.
+    """Make a fourth variant: the first domain's adapter with every update scaled by 0.9, and its pack, published as
+    `fourth@1`; return the adapter's directory.
     """
     from tests.pack_files import put_pack
 
@@ -112,12 +112,12 @@ def put_fourth(home: Path) -> Path:
 
 
 def fingerprint(domain: Domain) -> TargetFingerprint:
-    """Of a domain's tuned target."""
+    """Make the fingerprint of a domain's tuned target."""
     return load_target(TargetSpec(model=domain.target)).fingerprint
 
 
 def acceptance_length(domain: Domain) -> float:
-    """What the committed pack measured at T=0; of a pack that comes without a measurement, 1."""
+    """Return the acceptance length that the committed pack measured at T=0; 1 for a pack without a measurement."""
     path = domain.pack_dir / "evaluate.json"
     if domain.pack is not None and not path.exists():
         return 1.0

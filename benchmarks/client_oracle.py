@@ -1,4 +1,6 @@
-"""What a target says about text, through transformers and peft in float32; only the place of its files is ours."""
+"""Reference results of a target, through transformers and peft in float32; only the path of its files comes from our
+code.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ class Oracle:
     """A tuned target, its adapter merged.
 
     Args:
-        target: Its shipped name.
+        target: Name of the shipped target.
     """
 
     def __init__(self, target: str) -> None:
@@ -25,20 +27,22 @@ class Oracle:
         self._model = PeftModel.from_pretrained(base, str(found.adapter_dir)).merge_and_unload().eval()
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text."""
+        """Return the token ids of a text."""
         found: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
     @torch.inference_mode()
     def loglikelihood(self, context: str, continuation: str) -> float:
-        """Log-probability of a continuation: of the whole's tokens after the context's, as lm-eval splits them."""
+        """Compute the log-probability of a continuation: of the whole text's tokens after the context's, as lm-eval
+        splits them.
+        """
         whole, num_given = self.ids(context + continuation), len(self.ids(context))
         scores = torch.log_softmax(self._model(torch.tensor([whole])).logits[0].double(), dim=-1)
         return float(sum(scores[i - 1, whole[i]] for i in range(num_given, len(whole))))
 
     @torch.inference_mode()
     def greedy(self, prompt: str, num_tokens: int) -> str:
-        """What it writes at T=0."""
+        """Write a continuation at T=0."""
         ids = torch.tensor([self.ids(prompt)])
         out = self._model.generate(ids, do_sample=False, max_new_tokens=num_tokens, attention_mask=torch.ones_like(ids))
         text: str = self._tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
@@ -46,7 +50,7 @@ class Oracle:
 
     @torch.inference_mode()
     def answer(self, question: str, num_tokens: int) -> str:
-        """What it answers in chat at T=0."""
+        """Answer a question in chat at T=0."""
         messages = [{"role": "user", "content": question}]
         prompt: str = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return self.greedy(prompt, num_tokens)

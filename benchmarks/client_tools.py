@@ -39,10 +39,10 @@ metric_list: [{{metric: acc}}]
 
 
 def call(command: list[str], folder: Path) -> str:
-    """Run a client with no model hub; its standard output.
+    """Run a client without access to a model hub; return its standard output.
 
     Raises:
-        RuntimeError: It failed; with the end of what it wrote.
+        RuntimeError: The client failed; the message has the end of its output.
     """
     env = {
         **os.environ,
@@ -58,14 +58,14 @@ def call(command: list[str], folder: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the clients, as installed."""
+    """Return the versions of the installed clients."""
     listed = call([str(CLIENTS / "python"), "-m", "pip", "list", "--format", "json"], ROOT)
     wanted = {"openai", "langchain-openai", "lm_eval", "guidellm", "transformers"}
     return {each["name"]: each["version"] for each in json.loads(listed) if each["name"] in wanted}
 
 
 def script(name: str, url: str, model: str, folder: Path) -> Any:
-    """One of `client_scripts`, and the JSON it writes."""
+    """Run one of `client_scripts` and return the JSON it writes."""
     path = ROOT / "benchmarks" / "client_scripts" / f"{name}.py"
     return json.loads(call([str(CLIENTS / "python"), str(path), f"{url}/v1", model], folder))
 
@@ -84,7 +84,7 @@ def _write_tasks(folder: Path) -> None:
 
 
 def lm_eval(url: str, model: str, tokenizer: Path, folder: Path) -> dict[str, Any]:
-    """A generation and a scoring task; lm-eval's results, and by task every request with its response."""
+    """Run a generation and a scoring task; return lm-eval's results and, by task, every request with its response."""
     _write_tasks(folder)
     arguments = f"model={model},base_url={url}/v1/completions,tokenizer={tokenizer},num_concurrent=4,max_retries=1"
     command = [str(CLIENTS / "lm-eval"), "run", "--model", "local-completions", "--model_args", arguments]
@@ -103,7 +103,7 @@ def _samples(folder: Path, task: str) -> Path:
 
 
 def guidellm(url: str, model: str, tokenizer: Path, folder: Path, *, rate: float, seconds: float) -> dict[str, Any]:
-    """A constant rate of synthetic chats: how many were answered, and GuideLLM's own medians."""
+    """Send synthetic chats at a constant rate; return how many were answered, and GuideLLM's own medians."""
     report = folder / "guidellm.json"
     command = [str(CLIENTS / "guidellm"), "run", "--backend", f"kind=openai_http,target={url},model={model}"]
     command += ["--profile", f"kind=constant,rate={rate}", "--constraint", f"kind=max_duration,seconds={seconds}"]

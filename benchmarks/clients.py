@@ -1,7 +1,7 @@
 """Unmodified clients against a real service: `make proof NAME=clients` writes `benchmarks/results/clients.json`.
 
-`eda up` with SmolLM2's math adapter and its pack in float32, so that answers can be held against transformers and
-peft. The clients live in `.venv-clients`: openai, LangChain, lm-eval (`local-completions`, a generation and a
+`eda up` runs with SmolLM2's math adapter and its pack in float32, so that answers can be compared with transformers and
+peft. The clients are installed in `.venv-clients`: openai, LangChain, lm-eval (`local-completions`, a generation and a
 log-likelihood task over local files) and GuideLLM (a constant rate).
 """
 
@@ -28,7 +28,7 @@ LOGLIKELIHOOD_TOLERANCE = 1e-3  # nats over a whole continuation, in float32
 
 
 def openai_calls(bench_service: BenchService, oracle: Oracle, folder: Path) -> dict[str, Any]:
-    """The `openai` client, its texts against the oracle's."""
+    """Run the `openai` client, and compare its texts with the oracle's."""
     found = client_tools.script("openai_calls", bench_service.url, NAME, folder)
     wanted = oracle.answer(QUESTION, 48)
     checks = {
@@ -46,14 +46,14 @@ def openai_calls(bench_service: BenchService, oracle: Oracle, folder: Path) -> d
 
 
 def langchain_calls(bench_service: BenchService, oracle: Oracle, folder: Path) -> dict[str, Any]:
-    """LangChain's ChatOpenAI."""
+    """Run LangChain's ChatOpenAI."""
     found = client_tools.script("langchain_calls", bench_service.url, NAME, folder)
     checks = {name: found[name] for name in found if name.endswith("_as_whole")}
     return {"checks": {"invoke_as_transformers": found["text"] == oracle.answer(QUESTION, 48), **checks}, **found}
 
 
 def lm_eval_tasks(bench_service: BenchService, oracle: Oracle, folder: Path) -> dict[str, Any]:
-    """Both tasks: generated texts must be the oracle's, log-likelihoods close to it."""
+    """Run both tasks: generated texts must equal the oracle's, log-likelihoods must be close to it."""
     found = client_tools.lm_eval(bench_service.url, NAME, oracle.tokenizer_dir, folder)
     texts = [
         (each["resps"][0][0], oracle.greedy(each["arguments"]["gen_args_0"]["arg_0"], client_tools.NUM_TOKENS))
@@ -83,7 +83,7 @@ def lm_eval_tasks(bench_service: BenchService, oracle: Oracle, folder: Path) -> 
 def guidellm_load(
     bench_service: BenchService, oracle: Oracle, folder: Path, rate: float, seconds: float
 ) -> dict[str, Any]:
-    """A constant rate; nothing may fail."""
+    """Send chats at a constant rate; none may fail."""
     found = client_tools.guidellm(bench_service.url, NAME, oracle.tokenizer_dir, folder, rate=rate, seconds=seconds)
     metrics = found["metrics"]
     totals = metrics["request_totals"]
@@ -101,7 +101,7 @@ def guidellm_load(
 
 
 def main() -> None:
-    """Every client in turn; fails if a check does."""
+    """Run every client in turn; fail if a check does."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=0.5, help="requests per second of the constant load")
     parser.add_argument("--seconds", type=float, default=60)

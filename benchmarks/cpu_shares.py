@@ -1,4 +1,4 @@
-"""Whose CPU time a load takes: the processes of a service by role, and the load generator."""
+"""CPU time under a load by role: the processes of a service, and the load generator."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ROLES = {
     "raylet/raylet": "raylet",
     "gcs_server": "gcs",
 }
-"""By what a process's command line holds; any other of the service is `other ray`."""
+"""Roles by a part of a process's command line; any other process of the service is `other ray`."""
 
 
 def cpu_seconds(bench_service: BenchService) -> Counter[str]:
-    """CPU seconds so far, by role."""
+    """Count the CPU seconds so far, by role."""
     found: Counter[str] = Counter()
     for process in bench_service.processes():
         with contextlib.suppress(psutil.Error):
@@ -36,7 +36,7 @@ def cpu_seconds(bench_service: BenchService) -> Counter[str]:
 
 @contextlib.contextmanager
 def cpu_shares(bench_service: BenchService) -> Iterator[dict[str, float]]:
-    """Fills the dict at its end: each role's share of what all took."""
+    """Fill the dict, at the end of the block, with each role's share of the CPU time of all."""
     before, shares = cpu_seconds(bench_service), {}
     yield shares
     spent = {role: seconds - before[role] for role, seconds in cpu_seconds(bench_service).items()}

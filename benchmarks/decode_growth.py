@@ -1,7 +1,7 @@
 """How the cost of a round grows: `make bench NAME=growth` writes `benchmarks/results/decode-growth.json` and `.png`.
 
-Milliseconds per round over batch, context and tree size, medians over rounds, every setting in turn within each repeat.
-Also what capturing hidden states costs, and what a draft that never fits costs with adaptive depth.
+It measures milliseconds per round over batch, context and tree size, medians over rounds, every setting in turn within
+each repeat; also the cost of capturing hidden states, and of a draft that never fits with adaptive depth.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from eda_service.drafts.kinds import make_draft
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096)
-TREE_SIZES = (3, 7, 15, 31, 63)  # with the root a power of two: oneDNN works in blocks of eight rows
+TREE_SIZES = (3, 7, 15, 31, 63)  # with the root a power of two, because oneDNN works in blocks of eight rows
 CHAIN = 3
 
 
 def round_ms(engine: Engine, prompts: list[list[int]], num_rounds: int) -> float:
-    """Median milliseconds of a full round, prefill excluded."""
+    """Measure the median milliseconds of a full round, prefill excluded."""
     params = SamplingParams(max_new_tokens=(num_rounds + 2) * (engine.num_draft_tokens + 1))
     for i, ids in enumerate(prompts):
         engine.submit(str(i), ids, params)
@@ -48,18 +48,18 @@ def round_ms(engine: Engine, prompts: list[list[int]], num_rounds: int) -> float
 
 
 def unstopped(pair: Pair) -> None:
-    """Answers go on to their cap, so that a batch keeps its size."""
+    """Let answers continue to their cap, so that a batch keeps its size."""
     pair.target.stop_token_ids = frozenset()
 
 
 def context_of(pair: Pair, length: int) -> list[int]:
-    """Prompts of the domain strung together up to a length."""
+    """Join prompts of the domain up to a length."""
     ids = [token for prompt in pair.prompts for token in prompt]
     return (ids * (length // len(ids) + 1))[:length]
 
 
 def over_batch(pair: Pair, draft: str, rounds: int) -> list[dict[str, Any]]:
-    """Autoregressive steps and chain rounds by batch, at contexts of about 128."""
+    """Measure autoregressive steps and chain rounds by batch, at contexts of about 128."""
     rows = []
     for batch in BATCHES:
         prompts = [context_of(pair, 128)] * batch
@@ -70,7 +70,7 @@ def over_batch(pair: Pair, draft: str, rounds: int) -> list[dict[str, Any]]:
 
 
 def over_context(pair: Pair, draft: str, rounds: int) -> list[dict[str, Any]]:
-    """Autoregressive steps and chain rounds by context, batch 1."""
+    """Measure autoregressive steps and chain rounds by context, batch 1."""
     rows = []
     for context in CONTEXTS:
         prompts = [context_of(pair, context)]
@@ -81,7 +81,7 @@ def over_context(pair: Pair, draft: str, rounds: int) -> list[dict[str, Any]]:
 
 
 def over_tree(pair: Pair, draft: str, rounds: int) -> list[dict[str, Any]]:
-    """Rounds by tree size at batch 1, depth 4 and width 8; and what each accepts on the domain's prompts."""
+    """Measure rounds by tree size at batch 1, depth 4 and width 8, and their acceptance on the domain's prompts."""
     rows = []
     for size in TREE_SIZES:
         tree = TreeConfig(size=size, depth=4, width=8)
@@ -93,7 +93,7 @@ def over_tree(pair: Pair, draft: str, rounds: int) -> list[dict[str, Any]]:
 
 
 def ratio_of(engines: tuple[Engine, Engine], prompts: list[list[int]], repeats: int) -> dict[str, float]:
-    """Speed of the second engine over the first's, in turns, one prompt at a time."""
+    """Measure the speed of the second engine divided by the first's, in turns, one prompt at a time."""
     ratios = []
     contenders = [Ours(engine) for engine in engines]
     for contender in contenders:
@@ -108,7 +108,7 @@ def ratio_of(engines: tuple[Engine, Engine], prompts: list[list[int]], repeats: 
 
 
 def overheads(pair: Pair, repeats: int) -> dict[str, Any]:
-    """Capture on over off; a random draft with adaptive depth over none."""
+    """Compare capturing with not capturing, and a random draft with adaptive depth with no draft."""
     config = next(iter(pair.drafts.values())).draft.config
     torch.manual_seed(0)
     useless = make_draft(config).to(pair.target.dtype).requires_grad_(False)
@@ -124,7 +124,7 @@ def overheads(pair: Pair, repeats: int) -> dict[str, Any]:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Three panels."""
+    """Plot three panels."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 3.8), layout="constrained")

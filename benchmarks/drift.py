@@ -1,8 +1,8 @@
-"""The loop closed on a real target: `make proof NAME=drift` writes `benchmarks/results/drift.json`.
+"""The loop from drift to a new pack on a real target: `make proof NAME=drift` writes `benchmarks/results/drift.json`.
 
-SmolLM2's math target is served with the pack that was adapted on sums, and its users ask medical questions instead. The
-acceptance length at the endpoint falls below what the pack was published with; the service adapts on the prompts it was
-asked, swaps the new pack in, and further medical questions are asked.
+SmolLM2's math target is served with the pack adapted on sums, but its users ask medical questions. The acceptance
+length at the endpoint falls below the published one; the service adapts on the prompts it received, swaps the new pack
+in, and more medical questions are asked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PATIENCE_S = 1800.0
 
 
 def questions(data: Path) -> Iterator[list[dict[str, Any]]]:
-    """Messages of medical questions, endless."""
+    """Generate the messages of medical questions, endlessly."""
     lines = (data / MEDICAL.train).read_text(encoding="utf-8").splitlines()
     return (json.loads(line)["messages"] for line in itertools.cycle(lines))
 
@@ -53,7 +53,7 @@ async def _ask(url: str, asked: Iterator[list[dict[str, Any]]], count: int) -> N
 
 
 def ask_until(bench_service: BenchService, asked: Iterator[list[dict[str, Any]]], holds: Callable[[], bool]) -> int:
-    """Ask on until something holds; returns how many were asked."""
+    """Ask questions until a condition holds; return how many were asked."""
     end, count = time.monotonic() + _PATIENCE_S, 0
     while not holds():
         if time.monotonic() > end:
@@ -64,7 +64,7 @@ def ask_until(bench_service: BenchService, asked: Iterator[list[dict[str, Any]]]
 
 
 def measure(bench_service: BenchService, data: Path, num_kept: int) -> dict[str, Any]:
-    """Serve, ask, wait for the fall, the job and its pack, and ask on."""
+    """Serve, ask, wait for the fall, the job and its pack, and ask again."""
     asked = questions(data)
     bench_service.deploy(
         MATH.target, model=MATH.target, pack=f"{MATH.target}@latest", drift={**WATCH, "keep_prompts": num_kept}
@@ -101,7 +101,7 @@ def measure(bench_service: BenchService, data: Path, num_kept: int) -> dict[str,
 
 
 def _ask_rest(bench_service: BenchService, asked: Iterator[list[dict[str, Any]]], count: int) -> int:
-    """So many more, so that as many prompts are kept as may be."""
+    """Ask this many more questions, so that the largest number of prompts is kept."""
     rest = max(0, count)
     asyncio.run(_ask(bench_service.url, asked, rest))
     return rest
@@ -118,7 +118,7 @@ def _made_job(client: Client) -> str:
 
 
 def main() -> None:
-    """Measure and write; fails where acceptance did not rise."""
+    """Measure and write; fail if acceptance did not rise."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder with train/medical/medquad.jsonl")
     parser.add_argument("--prompts", type=int, default=384, help="questions that are kept and adapted on")

@@ -1,4 +1,5 @@
-"""The engines `benchmarks.decode` compares, behind one call: decode prompts one after another or as one batch.
+"""The engines that `benchmarks.decode` compares, behind one interface: decode prompts one after another or as one
+batch.
 
 Ours, transformers' `generate` (plain, prompt lookup, assisted), and vLLM in its own process and environment.
 """
@@ -27,7 +28,7 @@ VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 
 @dataclass
 class Run:
-    """What one pass over the prompts gave."""
+    """The result of one pass over the prompts."""
 
     seconds: float
     token_ids: list[list[int]]
@@ -36,15 +37,15 @@ class Run:
 
     @property
     def num_tokens(self) -> int:
-        """New tokens."""
+        """Number of new tokens."""
         return sum(len(ids) for ids in self.token_ids)
 
 
 class Contender(Protocol):
-    """Something that decodes."""
+    """An engine that decodes."""
 
     def decode(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> Run:
-        """All prompts as one batch."""
+        """Decode all prompts as one batch."""
         ...
 
 
@@ -55,7 +56,7 @@ class Ours:
         self.engine = engine
 
     def decode(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> Run:
-        """All prompts as one batch; unseeded, as requests usually are."""
+        """Decode all prompts as one batch; unseeded, as requests usually are."""
         params = SamplingParams(temperature=temperature, max_new_tokens=max_tokens)
         done = decode_all(self.engine, prompts, params, seeded=False)
         rounds = sum(stats.num_rounds for stats in done.stats)
@@ -63,14 +64,14 @@ class Ours:
 
 
 class Transformers:
-    """`generate` one prompt at a time, with whatever keywords its mode needs."""
+    """Runs `generate` one prompt at a time, with the keywords that its mode needs."""
 
     def __init__(self, model: Any, stop_ids: Sequence[int], **settings: Any) -> None:
         self.model, self.stop_ids, self.settings = model, list(stop_ids), settings
 
     @torch.inference_mode()
     def decode(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> Run:
-        """Prompts in turn."""
+        """Decode the prompts in turn."""
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         answers, started = [], time.perf_counter()
         for ids in prompts:
@@ -89,15 +90,15 @@ class Transformers:
 
 
 class Vllm:
-    """vLLM in its own environment, fed through a pipe; it idles between calls.
+    """vLLM in its own environment, controlled through a pipe; it is idle between calls.
 
     Args:
-        model_dir: Merged target.
-        draft_dir: Export of a draft, or None.
-        num_draft_tokens: K.
-        stop_ids: End an answer.
-        log: Where its own messages go.
-        threads: Unbound threads to compute with; None: one bound to each core.
+        model_dir: Directory of the merged target.
+        draft_dir: Directory of a draft's export, or None.
+        num_draft_tokens: Number of drafted tokens K.
+        stop_ids: Ids of the tokens that end an answer.
+        log: File for its own messages.
+        threads: Number of unbound threads to compute with; None: one bound to each core.
         settings: Further keywords of `vllm.LLM`.
     """
 
@@ -149,7 +150,7 @@ class Vllm:
         adapters: Sequence[str | None] | None = None,
         loras: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """All prompts as one batch, each with its adapter, if any; what `vllm_worker` answers."""
+        """Decode all prompts as one batch, each with its adapter, if any; return the answer of `vllm_worker`."""
         job = {
             "prompts": list(prompts),
             "max_tokens": max_tokens,
@@ -159,7 +160,7 @@ class Vllm:
         return self._tell(job if adapters is None else job | {"adapters": list(adapters), "loras": dict(loras or {})})
 
     def call(self, method: str, *arguments: str) -> Any:
-        """A method of vLLM's worker; what it gives."""
+        """Call a method of vLLM's worker; return its result."""
         return self._tell({"call": method, "arguments": list(arguments)})["result"]
 
     def _tell(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class Vllm:
         return answer
 
     def decode(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> Run:
-        """All prompts as one batch; seconds are the worker's own clock."""
+        """Decode all prompts as one batch; seconds are measured by the worker."""
         answer = self.ask(prompts, temperature=temperature, max_tokens=max_tokens)
         return Run(answer["seconds"], answer["token_ids"])
 
@@ -192,14 +193,14 @@ _VLLM_SETTINGS = {
 
 
 def vllm_environment(threads: int | None) -> dict[str, str]:
-    """The environment of a vLLM process: one process, and unbound threads where their number is given."""
+    """Make the environment of a vLLM process: one process, and unbound threads if their number is given."""
     environment = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "HF_HUB_OFFLINE": "1",
-        # Else its engine core, a process of its own, spins on a core that the worker's threads need.
+        # Otherwise its engine core, a process of its own, occupies a core that the worker's threads need.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
     environment.pop("OMP_NUM_THREADS", None)

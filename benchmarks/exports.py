@@ -23,14 +23,14 @@ def export_pack(
     prompts: str = CALIBRATION_PROMPTS,
     merged_target: Path | None = None,
 ) -> Exported:
-    """For vLLM, chains of 3.
+    """Export a pack for vLLM, with chains of 3.
 
     Args:
-        domain: Whose pack.
+        domain: Domain of the pack.
         form: Dense or plugin.
-        out: Where to.
-        prompts: For the calibration of a dense one.
-        merged_target: Where to write the target with its adapter merged.
+        out: Directory of the export.
+        prompts: Prompts for the calibration of a dense export.
+        merged_target: Directory to write the target with its adapter merged to.
     """
     from tests.pack_files import put_pack
 

@@ -1,4 +1,4 @@
-"""Whether the same seed still gives the same pack, to the bit: `make proof NAME=golden`.
+"""The check that the same seed still gives the same pack, to the bit: `make proof NAME=golden`.
 
 A tiny random target (tests/tiny_models.py) goes through all stages on a private Ray, once with each method over a draft
 of EAGLE-1 and of EAGLE-3, with one training worker and one thread, so that nothing is summed in another order. The
@@ -7,10 +7,10 @@ compared with `benchmarks/results/golden.json`, which the version before the las
 
     python -m benchmarks.golden            # compare; exit code 1 where something differs
     python -m benchmarks.golden --write    # after a change that means to alter results
-    python -m benchmarks.golden --keep DIR # and leave the home there
+    python -m benchmarks.golden --keep DIR # and keep the home in DIR
 
-Floating point differs between processors and builds of torch: the file says where it was written, and on another
-machine the comparison is of two runs, the one of `git stash` or of another checkout first.
+Floating point differs between processors and builds of torch: the file says where it was written. On another machine
+compare two runs: first one of `git stash` or of another checkout.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "eagle3_lora": {"method": "lora"},
     "eagle3_extended": {"extend_draft_vocab": 5},
 }
-"""Settings of `train`; by name, which is the method's for drafts of EAGLE-1."""
+"""Settings of `train`, by a name that is the method for drafts of EAGLE-1."""
 BASES = {"eagle3_extended": "tiny-wide@1"}
-"""Rows of a head can be added to a draft of the target's width alone."""
+"""Base drafts of other methods: only the head of a draft with the target's width can be extended."""
 CONFIG: dict[str, Any] = {
     "selfgen": {"max_new_tokens": 24, "batch_size": 8, "shard_size": 8, "threads_per_actor": 1},
     "selection": {"num_reference_prompts": 8, "reference_max_new_tokens": 16, "pca_dim": 8},
@@ -58,7 +58,7 @@ CONFIG: dict[str, Any] = {
 
 
 def make_inputs(directory: Path, home: Path) -> Path:
-    """A target, its base draft `tiny@1` in the home, and prompts; the target's directory."""
+    """Make a target, its base draft `tiny@1` in the home, and prompts; return the target's directory."""
     from tests.tiny_models import fit_draft, random_eagle3, register_draft, write_target
 
     torch.set_num_threads(1)
@@ -78,8 +78,8 @@ def make_inputs(directory: Path, home: Path) -> Path:
 
 
 def tensors_sha256(path: Path) -> str:
-    """Of names, types and bytes of every tensor of a safetensors file; its metadata holds times. Texts of answers are
-    left out: they are what the token ids say, and shards of earlier versions do not have them.
+    """Hash the names, types and bytes of every tensor of a safetensors file; its metadata has times. Texts of answers
+    are left out: they follow from the token ids, and shards of earlier versions do not have them.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(load_file(path).items()):
@@ -91,7 +91,7 @@ def tensors_sha256(path: Path) -> str:
 
 
 def run_job(directory: Path, home: Path, target_dir: Path, method: str) -> dict[str, Any]:
-    """One adaptation with one method, in a process of its own; what it left that must not change."""
+    """Run one adaptation with one method in a process of its own; return the results that must not change."""
     config = {
         **CONFIG,
         "target": {"model": str(target_dir), "dtype": "float32"},
@@ -113,12 +113,12 @@ def run_job(directory: Path, home: Path, target_dir: Path, method: str) -> dict[
 
 
 def job_id_of(method: str) -> str:
-    """The id of a method's job."""
+    """Return the id of a method's job."""
     return f"adapt_golden_{method}"
 
 
 def results_of(home: Path, method: str) -> dict[str, Any]:
-    """What a method's job left that must not change."""
+    """Read the results of a method's job that must not change."""
     run = home / "runs" / job_id_of(method)
     report = json.loads((run / "evaluate" / "record.json").read_text(encoding="utf-8"))
     pack = home / "packs" / f"golden-{method.replace('_', '-')}" / "1" / "pack.safetensors"
@@ -132,7 +132,7 @@ def results_of(home: Path, method: str) -> dict[str, Any]:
 
 
 def measure(home: Path | None) -> dict[str, Any]:
-    """Every method's results, and where they were made."""
+    """Collect every method's results, and the machine that made them."""
     with tempfile.TemporaryDirectory(prefix="eda-golden-") as name:
         directory = Path(name)
         here = directory / "home"
@@ -145,7 +145,7 @@ def measure(home: Path | None) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Compare with the kept results, or keep new ones."""
+    """Compare with the stored results, or store new ones."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="keep the results instead of comparing them")
     parser.add_argument("--keep", type=Path, help="leave target, prompts and home in this directory")

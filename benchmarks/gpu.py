@@ -1,9 +1,9 @@
-"""A GPU from end to end: `make bench NAME=gpu` writes `benchmarks/results/gpu.json`.
+"""A whole adaptation and decoding on a GPU: `make bench NAME=gpu` writes `benchmarks/results/gpu.json`.
 
-Adapts the math target there with the grid's recipe of `best` (`train.use_gpu`: DeepSpeed over NCCL, generation and
+It adapts the math target there with the grid's recipe of `best` (`train.use_gpu`: DeepSpeed over NCCL, generation and
 evaluation on the same GPU), then decodes held-out prompts, one by one and as a batch, without a draft, with the base
-draft and with the adapted one, beside transformers' `generate`. Prompts come from a generator of the project's, so that
-nothing needs to be downloaded but the target.
+draft and with the adapted one, beside transformers' `generate`. Prompts come from a generator of the project, so that
+only the target needs to be downloaded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BATCH = 16
 
 
 def adapt(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run the job in a process of its own, as a user would; what each stage took and gave."""
+    """Run the job in a process of its own, as a user would; return the time and the results of each stage."""
     settings = {
         **PAPER,
         **METHODS["eda"],
@@ -72,7 +72,7 @@ def adapt(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def stages_of(run: RunDir) -> dict[str, Any]:
-    """Numbers of the run's records."""
+    """Read the numbers of the run's records."""
     generated = run.read_record(SelfGenManifest, Stage.GENERATE)
     trained = run.read_record(DraftCheckpoint, Stage.TRAIN)
     report = run.read_record(EvalReport, Stage.EVALUATE)
@@ -108,7 +108,7 @@ def stages_of(run: RunDir) -> dict[str, Any]:
 
 
 def load(root: Path, arguments: argparse.Namespace) -> Pair:
-    """Target and both drafts on the device, and prompts that no one has seen."""
+    """Load target and both drafts to the device, and prompts that no training has used."""
     target = load_target(TargetSpec(model=DOMAIN.target), device=torch.device(arguments.device))
     base_dir, pack = find_draft(BASE_DRAFT), root / Stage.TRAIN.value / "pack"
     drafts = {"base": load_drafts(base_dir, None, target=target), "adapted": load_drafts(base_dir, pack, target=target)}
@@ -117,7 +117,7 @@ def load(root: Path, arguments: argparse.Namespace) -> Pair:
 
 
 def engines(pair: Pair, batch: int) -> list[Measured]:
-    """Autoregressive; each draft as it is served; the adapted one at fixed depth and as a tree."""
+    """Make the engines: autoregressive; each draft as it is served; the adapted one at fixed depth and as a tree."""
     rows = [Measured("eda-service", None, Ours(pair.engine(None, max_batch=batch)))]
     for name in pair.drafts:
         engine = pair.engine(name, max_batch=batch, num_draft_tokens=CHAIN, policy=Adaptive(read_confidence=False))
@@ -132,7 +132,7 @@ def engines(pair: Pair, batch: int) -> list[Measured]:
 
 
 def transformers_row(pair: Pair) -> Measured:
-    """`generate` with SDPA attention on the merged target."""
+    """Make the row of `generate` with SDPA attention on the merged target."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -145,7 +145,7 @@ def transformers_row(pair: Pair) -> Measured:
 
 
 def decode(pair: Pair, arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each batch size and temperature, as they come."""
+    """Yield the rows of each batch size and temperature when they are measured."""
     single = pair.prompts[: arguments.prompts]
     settings = {"max_tokens": arguments.max_tokens, "repeats": arguments.repeats}
     for batch, prompts, temperature in ((1, single, 0.0), (1, single, 1.0), (BATCH, pair.prompts, 0.0)):
@@ -157,7 +157,7 @@ def decode(pair: Pair, arguments: argparse.Namespace) -> Iterator[list[dict[str,
 
 
 def gpu_name(device: str) -> str:
-    """As the driver calls it."""
+    """Return the driver's name of the GPU."""
     return torch.cuda.get_device_name() if device == "cuda" else "none: the CPU was asked for"
 
 

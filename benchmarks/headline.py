@@ -1,6 +1,6 @@
 """The README's picture: acceptance and speed before and after, as an SVG file from committed result files.
 
-`python -m benchmarks.headline` writes `results/headline.svg`; a test holds the committed file to what this writes.
+`python -m benchmarks.headline` writes `results/headline.svg`; a test compares the committed file with its output.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 PICTURE = RESULTS / "headline.svg"
 DOMAINS = ("math", "code", "medical")
 METHODS = {"before": "training-free-none", "after": "best-selfgen"}
-"""The two drafts that are drawn: the base draft as it is, and the one that preset `best` adapted."""
+"""The two drafts in the picture: the base draft unchanged, and the one that preset `best` adapted."""
 _COLOURS = {"before": "#9aa5b1", "after": "#2f6fde"}
 _WIDTH, _HEIGHT = 760, 300
 _BASE_Y, _TALLEST = 232, 160
@@ -27,9 +27,9 @@ class Panel(NamedTuple):
     """One half of the picture.
 
     Attributes:
-        title: Its heading.
-        values: A number for each domain, by what is before and after.
-        unit: What follows each number.
+        title: Heading of the half.
+        values: A number for each domain, before and after adapting.
+        unit: Unit after each number.
     """
 
     title: str
@@ -38,10 +38,10 @@ class Panel(NamedTuple):
 
 
 def panels(results: Path = RESULTS) -> list[Panel]:
-    """Acceptance lengths (trees 60/5/10, first seed) and speeds as served, both greedy.
+    """Collect acceptance lengths (trees 60/5/10, first seed) and speeds as served, both greedy.
 
     Args:
-        results: The directory of result files.
+        results: Directory of result files.
     """
     summary = json.loads((results / "paper" / "summary.json").read_text(encoding="utf-8"))
     lengths = {key: [_length(results, domain, name) for domain in DOMAINS] for key, name in METHODS.items()}
@@ -53,13 +53,13 @@ def panels(results: Path = RESULTS) -> list[Panel]:
 
 
 def _length(results: Path, domain: str, name: str) -> float:
-    """Acceptance length of a draft, a mean over the domain's tasks."""
+    """Return the acceptance length of a draft, a mean over the domain's tasks."""
     cell = json.loads((results / "paper" / f"{domain}-{name}-s0.json").read_text(encoding="utf-8"))
     return fmean(task["T0"]["tree"]["acceptance_length"] for task in cell["tasks"].values())
 
 
 def drawn(halves: list[Panel]) -> str:
-    """The picture as SVG text."""
+    """Draw the picture as SVG text."""
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         'font-family="sans-serif" font-size="13">',

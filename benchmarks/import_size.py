@@ -1,8 +1,9 @@
-"""Importing a draft of an 8B target: `make bench NAME=import` writes `benchmarks/results/import.json`.
+"""Importing a draft for an 8B target: `make bench NAME=import` writes `benchmarks/results/import.json`.
 
-Random bfloat16 weights of the shapes that an official EAGLE-3 draft of Llama-3.1-8B has (with its embedding, 0.95
-billion parameters), written by this script, as safetensors and as the pickle that the official ones are. Seconds and
-the most memory of a process that reads, checks and stores it, the hashing included; three runs each, and the median.
+It uses random bfloat16 weights of the shapes of an official EAGLE-3 draft of Llama-3.1-8B (with its embedding, 0.95
+billion parameters), written by this script, as safetensors and as the pickle format of the official drafts. Measured
+are seconds and peak memory of a process that reads, checks and stores it, hashing included; three runs each, and the
+median.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ CONFIG: dict[str, Any] = {
 
 
 def random_tensors() -> dict[str, Tensor]:
-    """The whole draft, with its vocabulary maps."""
+    """Make the tensors of the whole draft, with its vocabulary maps."""
     rng = torch.Generator().manual_seed(0)
     tensors = {
         name: torch.randint(0, 2**14, shape, generator=rng, dtype=torch.int16).view(torch.bfloat16)
@@ -74,7 +75,7 @@ def random_tensors() -> dict[str, Tensor]:
 
 
 def write_source(directory: Path, *, pickled: bool) -> int:
-    """A draft as it is published; its bytes."""
+    """Write a draft as it is published; return its bytes."""
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     path = directory / ("pytorch_model.bin" if pickled else "model.safetensors")
@@ -86,7 +87,7 @@ def write_source(directory: Path, *, pickled: bool) -> int:
 
 
 def import_once(source: Path, staging: Path, scratch: Path) -> dict[str, float]:
-    """Read, check and store; in a process of its own."""
+    """Read, check and store a draft once, in a process of its own."""
     from eda_service.drafts.dialects.read import read_source
     from eda_service.drafts.dialects.record import BaseTarget
     from eda_service.drafts.dialects.store import write_imported
@@ -99,9 +100,9 @@ def import_once(source: Path, staging: Path, scratch: Path) -> dict[str, float]:
 
 
 def measure(name: str, directory: Path) -> dict[str, Any]:
-    """Three imports of one form of the file."""
+    """Measure three imports of one form of the file."""
     source = directory / name
-    # In a process of its own: a child inherits the most memory that its parent ever had.
+    # In a process of its own: a child inherits its parent's peak memory.
     made = subprocess.run(
         [sys.executable, "-m", "benchmarks.import_size", "--write", str(source)], check=True, stdout=subprocess.PIPE
     )

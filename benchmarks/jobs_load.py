@@ -1,9 +1,9 @@
 """The job service under load: `make bench NAME=jobs` writes `benchmarks/results/jobs.json`.
 
-A real API process over a database with 10,000 queued jobs takes 100 POSTs a second, in an open loop: a request is sent
-when its time has come, and its latency counts from then, whether or not earlier ones were answered. Beside it lists are
-read. Then 64 equal requests at once with one idempotency key, and, on a real Ray head, the time from POST to a running
-driver.
+A real API process over a database with 10,000 queued jobs receives 100 POSTs a second, in an open loop: a request is
+sent at its due time, and its latency counts from then, whether or not earlier ones were answered. Meanwhile lists are
+read. Then 64 equal requests are sent at once with one idempotency key, and on a real Ray head the time from POST to a
+running driver is measured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _READY_S = 240.0
 
 @contextmanager
 def api_process(home: Path, database_url: str) -> Iterator[str]:
-    """`python -m api` on a free port; no cluster answers."""
+    """Run `python -m api` on a free port, without a cluster."""
     port = free_port()
     env = {
         **os.environ,
@@ -72,7 +72,7 @@ def _wait_for(ready: Callable[[], bool]) -> None:
 
 
 def prefill(database_url: str, count: int) -> float:
-    """Queue jobs straight through the store; how many a second."""
+    """Queue jobs directly through the store; return how many per second."""
     store, started = JobStore(database_url), time.monotonic()
     for n in range(count):
         config = AdaptConfig(target=TargetSpec(model="org/model"), dataset=DatasetSpec(num_prompts=1000), seed=n)
@@ -82,8 +82,8 @@ def prefill(database_url: str, count: int) -> float:
 
 
 async def open_loop(rate: float, seconds: float, send: Callable[[int], Awaitable[int]]) -> tuple[list[float], int]:
-    """Latencies in milliseconds from each request's due time, and how many did not succeed."""
-    started = time.monotonic() + 1.0  # thousands of waiting tasks are made first
+    """Measure latencies in milliseconds from each request's due time; return them with the number of failures."""
+    started = time.monotonic() + 1.0  # creating thousands of waiting tasks comes first
 
     async def one(n: int) -> tuple[float, bool]:
         due = started + n / rate
@@ -99,7 +99,7 @@ async def open_loop(rate: float, seconds: float, send: Callable[[int], Awaitable
 
 
 async def load(url: str, rate: float, seconds: float) -> dict[str, Any]:
-    """POSTs and lists at once."""
+    """Send POSTs and read lists at the same time."""
     limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
     passes: list[float] = []
     async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits, trust_env=False) as http:
@@ -124,14 +124,14 @@ async def load(url: str, rate: float, seconds: float) -> dict[str, Any]:
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
-    """Median, tail and worst."""
+    """Compute the median, the tail and the largest value."""
     ordered = sorted(values)
     at = {f"p{p:g}": ordered[min(len(ordered) - 1, int(len(ordered) * p / 100))] for p in (50, 95, 99)}
     return {"count": len(ordered), **{name: round(value, 2) for name, value in (at | {"max": ordered[-1]}).items()}}
 
 
 async def one_key(url: str, count: int) -> dict[str, int]:
-    """Equal POSTs at once with one idempotency key."""
+    """Send equal POSTs at once with one idempotency key."""
     async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
         body, headers = {**BODY, "seed": 12345}, {"idempotency-key": "one-key"}
         answers = await asyncio.gather(
@@ -146,7 +146,7 @@ async def one_key(url: str, count: int) -> dict[str, int]:
 
 
 def overhead(repeats: int) -> dict[str, float]:
-    """Seconds from POST to the driver's first sign of life, on a real Ray head."""
+    """Measure the seconds from POST to the driver's first heartbeat, on a real Ray head."""
     with tempfile.TemporaryDirectory(prefix="eda-jobs-") as name:
         home = Path(name)
         small_draft(home)
@@ -190,7 +190,7 @@ def small_draft(home: Path) -> None:
 
 
 def measure(database_url: str | None, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One database: filled, loaded, asked with one key."""
+    """Measure one database: filled, under load, and with one key."""
     with tempfile.TemporaryDirectory(prefix="eda-jobs-") as name:
         home = Path(name)
         small_draft(home)
@@ -208,7 +208,7 @@ def measure(database_url: str | None, arguments: argparse.Namespace) -> dict[str
 
 
 def on_postgres(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The same on a PostgreSQL of this run's own, which flushes as a production server does."""
+    """Measure a PostgreSQL of this run's own, which flushes as a production server does."""
     from tests.postgres import Postgres, PostgresUnavailableError
 
     try:
@@ -222,7 +222,7 @@ def on_postgres(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Both databases, then Ray."""
+    """Measure both databases, then Ray."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--queued", type=int, default=10_000)
     parser.add_argument("--rate", type=float, default=100.0)

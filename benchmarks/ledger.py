@@ -1,7 +1,7 @@
-"""The ledger of goals: every number that the project set itself beside the one that a result file holds.
+"""The table of goals: every number that the project aims at beside the measured one from a result file.
 
-`python -m benchmarks.ledger` writes `results/goals.md`; a test holds the committed table to what this writes. What was
-learnt where a goal was missed is in `benchmarks/README.md`.
+`python -m benchmarks.ledger` writes `results/goals.md`; a test compares the committed table with its output.
+`benchmarks/README.md` explains the goals that were missed.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ What is known about the goals that were missed is in [the measurements](../READM
 
 
 class Goal(NamedTuple):
-    """One line of the ledger.
+    """One line of the table.
 
     Attributes:
-        text: What is measured.
-        bound: The number that was aimed at.
+        text: Description of the measured number.
+        bound: Number that was aimed at.
         is_least: Whether the measured number is to be at least the bound; else at most.
-        command: What measures it today.
-        file: The result file below `results/`.
-        value: Takes the number out of the file.
+        command: Command that measures it.
+        file: Result file below `results/`.
+        value: Function that takes the number from the file.
     """
 
     text: str
@@ -49,14 +49,14 @@ class Goal(NamedTuple):
 
 
 def _speedup(target: str, temperature: float) -> Callable[[Result], float]:
-    """How many times as fast as our own decoding without a draft, one request at a time."""
+    """Return a function for the speedup over our own decoding without a draft, one request at a time."""
     return lambda result: _row(
         result, engine="eda-service", target=target, batch=1, temperature=temperature, draft=_ADAPTED
     )["speedup_over_own_autoregressive"]
 
 
 def _ours_over(engine: str, batch: int, temperature: float) -> Callable[[Result], float]:
-    """Our decoding without a draft over that of another engine, in math."""
+    """Return a function for the speed of our decoding without a draft divided by that of another engine, in math."""
     return lambda result: (
         1
         / float(
@@ -74,7 +74,7 @@ def _row(result: Result, **wanted: object) -> Result:
 
 
 def _worst_adaptive(result: Result) -> float:
-    """The slowest of all adaptive chains over decoding without a draft."""
+    """Return the smallest speedup of all adaptive chains over decoding without a draft."""
     drafted = (row for row in result["rows"] if "adaptive" in (row["draft"] or ""))
     return min(float(row["speedup_over_own_autoregressive"]) for row in drafted)
 
@@ -165,10 +165,10 @@ GOALS = (
 
 
 def ledger(results: Path = RESULTS) -> str:
-    """The table as Markdown.
+    """Write the table as Markdown.
 
     Args:
-        results: The directory of result files.
+        results: Directory of result files.
     """
     return _HEAD + "".join(f"| {' | '.join(row)} |\n" for row in (*_goals(results), *_grid(results)))
 

@@ -1,8 +1,9 @@
 """T=0 losslessness on 200 prompts: `make proof NAME=lossless` writes `benchmarks/results/lossless.json`.
 
-SmolLM2-135M-Instruct with its base draft, chains and trees against autoregressive decoding in the same engine. In
-float32 every answer must be token-identical; in bfloat16 a difference must be a near tie of the target's own logits.
-Exit code 1 if one is not. (Every family, with tiny random models: `tests/unit/decoding`.)
+SmolLM2-135M-Instruct with its base draft: chains and trees are compared with autoregressive decoding in the same
+engine. In float32 every answer must be token-identical; in bfloat16 a difference must be a near tie of the target's own
+logits. The exit code is 1 if this does not hold. (Tiny random models of every family are tested in
+`tests/unit/decoding`.)
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def prompts_for(target: Target) -> list[list[int]]:
-    """128 general prompts and 72 sums, all from the package or PyPI."""
+    """Make 128 general prompts and 72 sums, all from the package or PyPI."""
     sources = ((str(general_prompts_file()), 128), ("reasoning-gym:gsm_symbolic", NUM_PROMPTS - 128))
     found = [load_prompts(DatasetSpec(source=source, num_prompts=count), seed=1) for source, count in sources]
     return [render_prompt(target.tokenizer, prompt.messages) for group in found for prompt in group]
 
 
 def check(dtype: str, name: str, num_prompts: int, max_tokens: int) -> dict[str, Any]:
-    """One shape in one precision."""
+    """Check one shape of draft in one precision."""
     target = load_target(TargetSpec(model="smollm2-135m-instruct", dtype=dtype))
     draft = load_drafts(find_draft(BASE_DRAFT), None, target=target)
     prompts = prompts_for(target)[:: NUM_PROMPTS // num_prompts]
@@ -67,7 +68,7 @@ def check(dtype: str, name: str, num_prompts: int, max_tokens: int) -> dict[str,
 
 
 def main() -> int:
-    """Check, write, judge."""
+    """Check, write, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """Adapt the packs of the decode benchmarks: `make bench NAME=packs` runs `jobs.adapt` per domain into `packs/`.
 
-The whole pipeline in a private home under `out/bench-packs`; a run that was cut off goes on where it was.
+The whole pipeline runs in a private home under `out/bench-packs`; an interrupted run is resumed.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SETTINGS = {
     "evaluation.num_prompts": 16,
     "evaluation.num_timed_prompts": 0,
 }
-# MBPP has few prompts: all samples, more passes.
+# MBPP has few prompts, so all samples are used, with more passes.
 DOMAIN_SETTINGS: dict[str, dict[str, object]] = {"code": {"selection.keep_fraction": 1.0, "train.epochs": 12}}
 
 
 def adapt(domain: Domain, data: Path, num_prompts: int, workers: int) -> None:
-    """One adaptation; its pack replaces the committed one."""
+    """Run one adaptation; its pack replaces the committed one."""
     home = ROOT / "out" / "bench-packs"
     job = f"pack-{domain.name}"
     settings = {
@@ -64,7 +64,7 @@ def adapt(domain: Domain, data: Path, num_prompts: int, workers: int) -> None:
 
 
 def main() -> None:
-    """Every domain asked for."""
+    """Adapt every domain asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder with train/<domain>/*.jsonl")
     parser.add_argument("--num-prompts", type=int, default=1600)

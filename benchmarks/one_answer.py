@@ -1,10 +1,11 @@
-"""One request, one answer: how many texts twelve equal greedy requests get, and what making it one costs.
+"""One request, one answer: the number of different texts of twelve equal greedy requests, and the cost of making it
+one.
 
 The target is SmolLM2 tuned on sums, with its committed pack and adaptive chains, as an endpoint of one model has it.
-Candidates: sums as torch makes them (`before`); shapes of attention and products under which a token's sums have one
-order (`shapes`, what endpoints do); the same in float32 (`float32`); and `apart`, the full depth in rounds that a
-request has for itself, of which a batch is eight, one after the other. Rates are medians of repeats in turns, so that a
-machine others use slows all alike; ratios are to `before`, in the same turn.
+Candidates: sums in torch's own order (`before`); shapes of attention and products under which a token's sums have one
+order (`shapes`, used by endpoints); the same in float32 (`float32`); and `apart`, the full depth in rounds with one
+request each, so that a batch is eight rounds one after the other. Rates are medians of repeats in turns, so that other
+load on the machine affects all alike; ratios are to `before`, in the same turn.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _NUM_TEXT_TOKENS = 200
 
 
 class Candidate:
-    """An engine and how it is run."""
+    """An engine and the way it is run."""
 
     def __init__(self, name: str, target: Target, loaded: Any, *, adaptive: bool) -> None:
         self.name = name
@@ -58,7 +59,7 @@ class Candidate:
         self._apart = not adaptive
 
     def run(self, prompts: list[list[int]], num_tokens: int, *, together: bool, ends: bool) -> list[tuple[int, ...]]:
-        """Answers."""
+        """Decode the prompts and return the answers."""
         params = SamplingParams(max_new_tokens=num_tokens, ignore_eos=not ends)
         turns = [prompts] if together and not self._apart else [[each] for each in prompts]
         found = []
@@ -70,18 +71,18 @@ class Candidate:
         return found
 
     def rate(self, prompts: list[list[int]], *, together: bool) -> float:
-        """Tokens per second."""
+        """Measure tokens per second."""
         began = time.perf_counter()
         self.run(prompts, _NUM_TOKENS, together=together, ends=False)
         return len(prompts) * _NUM_TOKENS / (time.perf_counter() - began)
 
 
 def _forwards(target: Target, repeats: int) -> list[dict[str, Any]]:
-    """Milliseconds of one forward, as before and with the shapes, in turns."""
+    """Measure milliseconds of one forward, as before and with the shapes, in turns."""
     found = []
     for rows, length, context in ((1, 1, 150), (1, 6, 150), (8, 6, 150), (8, 6, 260)):
         cache = target.new_cache(rows, 1024)
-        ids_BL = torch.arange(100, 100 + length).repeat(rows, 1)  # what is in the cache before them makes no difference
+        ids_BL = torch.arange(100, 100 + length).repeat(rows, 1)  # the cache's earlier content makes no difference
         times: dict[bool, list[float]] = {True: [], False: []}
         for turn in range(2 * repeats + 2):
             before = turn % 2 == 0
@@ -89,14 +90,14 @@ def _forwards(target: Target, repeats: int) -> list[dict[str, Any]]:
                 began = time.perf_counter()
                 target.forward(ids_BL, cache, [context] * rows)
                 times[before].append(1000 * (time.perf_counter() - began))
-        was, now = median(times[True][1:]), median(times[False][1:])  # the first makes the kernels
+        was, now = median(times[True][1:]), median(times[False][1:])  # the first call compiles the kernels
         row = {"rows": rows, "tokens": length, "context": context}
         found.append({**row, "before_ms": round(was, 1), "shapes_ms": round(now, 1), "ratio": round(now / was, 3)})
     return found
 
 
 def _num_texts(candidate: Candidate, ids: list[int], others: list[list[int]]) -> int:
-    """Texts of twelve equal requests: six in turn, six beside others."""
+    """Count the different texts of twelve equal requests: six in turn, six beside others."""
     alone = [candidate.run([ids], _NUM_TEXT_TOKENS, together=True, ends=True)[0] for _ in range(6)]
     mixed = candidate.run([ids] * 6 + others, _NUM_TEXT_TOKENS, together=True, ends=True)[:6]
     return len({*alone, *mixed})

@@ -1,4 +1,4 @@
-"""What of a training batch is padding, with batches of like length and with shuffled ones: what packing could save.
+"""The share of padding in training batches, of similar length and shuffled: the possible gain of packing.
 
 Lengths are those of the domains' training prompts with the data set's own answers. `make bench NAME=padding` writes
 `benchmarks/results/padding.json`.
@@ -23,7 +23,7 @@ BATCH_SIZES = (4, 8, 16, 32)
 
 
 def lengths_of(target: Target, source: Path, most: int) -> list[int]:
-    """Tokens of each sample as a trainer cuts it."""
+    """Return the tokens of each sample as a trainer cuts it."""
     prompts = load_prompts(DatasetSpec(source=str(source), num_prompts=NUM_PROMPTS), seed=0)
     answers = [target.tokenizer(each.reference, add_special_tokens=False)["input_ids"] for each in prompts]
     asked = [render_prompt(target.tokenizer, each.messages) for each in prompts]
@@ -31,20 +31,20 @@ def lengths_of(target: Target, source: Path, most: int) -> list[int]:
 
 
 def padded_share(lengths: Sequence[int], batches: Iterable[Sequence[int]]) -> float:
-    """Positions of padding over all positions."""
+    """Return positions of padding divided by all positions."""
     made = [[lengths[i] for i in batch] for batch in batches]
     positions = sum(len(batch) * max(batch) for batch in made)
     return 1.0 - sum(map(sum, made)) / positions
 
 
 def shuffled(count: int, batch_size: int) -> list[list[int]]:
-    """Batches as they come."""
+    """Make batches in the order of the samples."""
     order = random.Random(0).sample(range(count), count)
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 
 
 def main() -> None:
-    """Every domain and batch size."""
+    """Measure every domain and batch size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder with train/")
     data = parser.parse_args().data

@@ -1,8 +1,9 @@
-"""The capacity plan against real runs and many jobs: `make bench NAME=plan` writes `results/plan.json` and `.png`.
+"""The capacity plan compared with real runs and many jobs: `make bench NAME=plan` writes `results/plan.json` and
+`.png`.
 
-Three adaptations of SmolLM2's math target through the service. The first calibrates the plan; the other two, larger and
-with other settings, are planned with it and then compared. Then 10 to 1,000 variants of a 7B target a day on 64 GPUs
-are simulated, whose rates are assumptions (eda_service/planning/constants.py).
+Three adaptations of SmolLM2's math target run through the service. The first calibrates the plan; the other two, larger
+and with other settings, are planned with it and then compared. Then 10 to 1,000 variants of a 7B target a day on 64
+GPUs are simulated, whose rates are assumptions (eda_service/planning/constants.py).
 """
 
 from __future__ import annotations
@@ -70,12 +71,12 @@ JOBS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One adaptation.
+    """One adaptation that was run.
 
     Attributes:
-        measured: From its records.
-        load: Processes that wanted a core, on average over the minute before each look; this job's own, of which two
-            run at most, count too. Above that others share the machine, and times are theirs as well.
+        measured: Measured costs from its records.
+        load: Number of processes that wanted a core, on average over the minute before each query; this job's own, at
+            most two, count too. A larger number means that other processes slowed down the job.
     """
 
     measured: Measured
@@ -83,7 +84,7 @@ class Run:
 
 
 def run_jobs() -> dict[str, Run]:
-    """Adapt three times and read what each took."""
+    """Adapt three times and read the costs of each."""
     from tests.integration.running import Service
 
     found = {}
@@ -93,7 +94,7 @@ def run_jobs() -> dict[str, Run]:
         with Service(home, {"EDA_SERVE": "false"}) as service, Client(str(service.up_file["api_url"])) as client:
             for label, config in JOBS.items():
                 body = {"model": "smollm2-135m-math", "preset": "demo", "force": True, "config": config}
-                # The demo's held-out prompts are of another source: keep them so, as many as are asked for.
+                # The demo's held-out prompts have another source: keep it, with the number asked for.
                 body["config"] = merge(config, {"eval_dataset": {"num_prompts": config["evaluation"]["num_prompts"]}})
                 job, load = wait(client, client.create(body).id)
                 if job.status != "succeeded":
@@ -106,10 +107,10 @@ def run_jobs() -> dict[str, Run]:
 
 
 def wait(client: Client, job_id: str) -> tuple[Adaptation, tuple[float, ...]]:
-    """A job when it has ended, and how busy the machine was meanwhile.
+    """Wait for a job's end; return it and the load of the machine meanwhile.
 
     Raises:
-        SystemExit: It has not ended in time.
+        SystemExit: The job has not ended in time.
     """
     started, load = time.monotonic(), []
     while time.monotonic() - started < TIMEOUT_S:
@@ -122,12 +123,12 @@ def wait(client: Client, job_id: str) -> tuple[Adaptation, tuple[float, ...]]:
 
 
 def load_of(run: Run) -> dict[str, float]:
-    """The load average while a job ran."""
+    """Return the load average while a job ran."""
     return {"min": min(run.load), "median": statistics.median(run.load), "max": max(run.load)}
 
 
 def compare(measured: Measured, calibration: Calibration) -> dict[str, Any]:
-    """Planned over measured, stage by stage and in all."""
+    """Compute planned divided by measured times, stage by stage and in all."""
     planned = measured.plan(CORE, calibration)
     stages = {
         name: {"planned_s": round(planned.stage(name).seconds, 1), "measured_s": round(measured.seconds[name], 1)}
@@ -147,7 +148,7 @@ def compare(measured: Measured, calibration: Calibration) -> dict[str, Any]:
 
 
 def seven_b() -> Plan:
-    """The plan that is simulated: the paper's settings, eight H100 a job."""
+    """Make the plan that is simulated: the paper's settings, eight H100 per job."""
     fields = merge(
         {"target": {"model": "7b"}, **preset("paper_7b")},
         {"selfgen": {"num_actors": GPUS_PER_JOB}, "train": {"num_workers": GPUS_PER_JOB, "use_gpu": True}},
@@ -156,7 +157,7 @@ def seven_b() -> Plan:
 
 
 def simulated(plan: Plan) -> dict[str, Any]:
-    """Queues at each rate, with plenty of disk and with little."""
+    """Simulate queues at each rate, with much disk space and with little."""
     running = NUM_GPUS // GPUS_PER_JOB + 1
     little = 1e12 * DISK_TB / 20
     return {
@@ -169,7 +170,7 @@ def simulated(plan: Plan) -> dict[str, Any]:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Waits and utilisation over the rate."""
+    """Plot waits and utilisation over the rate."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -199,7 +200,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    """Runs, comparison, simulation; `--simulate` keeps the runs of the result file."""
+    """Run, compare and simulate; `--simulate` keeps the runs of the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--simulate", action="store_true", help="only the simulation")
     arguments = parser.parse_args()

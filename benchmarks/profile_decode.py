@@ -1,7 +1,8 @@
-"""Where a round's time goes: `make bench NAME=profile-decode` writes `results/profile-decode.json` and prints a table.
+"""The parts of a round's time: `make bench NAME=profile-decode` writes `results/profile-decode.json` and prints a
+table.
 
-The engine's own objects are wrapped in clocks for the run; what no clock sees is Python and bookkeeping. One request at
-a time (batch 1), the same prompts in every mode.
+The engine's own objects are wrapped in timers for the run; time outside all timers is Python and bookkeeping. One
+request at a time (batch 1), the same prompts in every mode.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PARTS = ("draft body", "draft head", "draft rest", "verify body", "verify head",
 
 
 class Clocks:
-    """Seconds by part; a part inside another is taken out of it."""
+    """Seconds by part; the time of a part inside another is subtracted from the outer one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -55,14 +56,14 @@ class Clocks:
         self._undo.append(lambda: setattr(owner, name, inner))
 
     def unwrap(self) -> None:
-        """Put the wrapped functions back."""
+        """Restore the wrapped functions."""
         for undo in reversed(self._undo):
             undo()
 
 
 @torch.inference_mode()
 def profile(engine: Engine, prompts: list[list[int]], temperature: float) -> dict[str, float]:
-    """Milliseconds per round by part, prefill excluded."""
+    """Measure milliseconds per round by part, prefill excluded."""
     params = SamplingParams(temperature=temperature, max_new_tokens=64, seed=0)
     decode_all(engine, prompts[:1], params)
     clocks = Clocks()
@@ -90,7 +91,7 @@ def profile(engine: Engine, prompts: list[list[int]], temperature: float) -> dic
 
 
 def modes(pair: Pair) -> dict[str, Engine]:
-    """Engines by name."""
+    """Make the engines by name."""
     draft = "adapted" if "adapted" in pair.drafts else "base"
     return {
         "autoregressive": pair.engine(None),

@@ -2,9 +2,9 @@
 
 Writes `results/quickstart.json`.
 
-A new user's machine: the commit that is checked out here, cloned; an environment of its own, from the registries (pip's
-cache unused); a state root and a model cache that are empty. Every block runs as the page has it; `eda up` in a
-terminal of its own, timed until `/health` answers. What it prints is kept in `out/quickstart.log`.
+It reproduces a new user's machine: a clone of the commit that is checked out here; an environment of its own, from the
+registries (pip's cache unused); an empty state root and an empty model cache. Every block runs as the page has it, with
+`eda up` in a terminal of its own, timed until `/health` answers. The output is kept in `out/quickstart.log`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _LIMIT_S = 1800.0
 
 
 class Reader:
-    """Somebody who types what the page says.
+    """Types the commands of the page into a shell.
 
     Args:
-        clone: Where the shell stands.
-        home: An empty directory: state root and caches.
-        log: Gets what the commands print.
+        clone: Working directory of the shell.
+        home: Empty directory for state root and caches.
+        log: File for the output of the commands.
     """
 
     def __init__(self, clone: Path, home: Path, log: IO[bytes]) -> None:
@@ -49,7 +49,7 @@ class Reader:
         self._service: subprocess.Popen[bytes] | None = None
 
     def do(self, language: str, text: str) -> float:
-        """Seconds that a block took; raises CalledProcessError where it fails."""
+        """Run a block and return its seconds; raises CalledProcessError if it fails."""
         started = time.monotonic()
         self._log.write(f"\n--- {text}\n".encode())
         self._log.flush()
@@ -60,7 +60,7 @@ class Reader:
         return time.monotonic() - started
 
     def leave(self) -> None:
-        """Ctrl-C in the service's terminal."""
+        """Press Ctrl-C in the service's terminal."""
         if self._service is not None:
             self._service.send_signal(signal.SIGINT)
             self._service.wait(120)
@@ -99,7 +99,7 @@ def _path_without_environment() -> str:
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
-    """Language and text of each block of a page, those that its test skips included."""
+    """Yield language and text of each block of a page, including those that its test skips."""
     keep = [CodeBlockParser(language, lambda _example: None) for language in ("bash", "python")]
     for example in Document.parse(str(page), *keep):
         yield str(example.region.lexemes["arguments"]), str(example.parsed)
@@ -107,7 +107,7 @@ def blocks(page: Path) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def fresh_clone() -> Iterator[tuple[Path, Path]]:
-    """A clone of this commit and an empty home."""
+    """Make a clone of this commit and an empty home."""
     with tempfile.TemporaryDirectory(prefix="eda-quickstart-") as root:
         clone, home = Path(root) / "eda", Path(root) / "home"
         home.mkdir()

@@ -1,4 +1,4 @@
-"""Whether two sets of sampled answers come from one law: chi-square, token by token."""
+"""The test whether two sets of sampled answers have the same distribution: chi-square, token by token."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Samples = Sequence[Sequence[Sequence[int]]]
 
 
 def same_law(left: Samples, right: Samples, num_tokens: int) -> list[float]:
-    """p-value of each token position; prompts are independent, so their statistics add up.
+    """Compute the p-value of each token position; prompts are independent, so their statistics add up.
 
     Args:
-        left: Prompt by prompt, answers as token ids.
-        right: The same prompts.
-        num_tokens: Positions to compare; an answer that ended before counts as an outcome of its own.
+        left: Answers to each prompt, as token ids.
+        right: Answers to the same prompts, in the same order.
+        num_tokens: Number of positions to compare; an answer that ended before counts as an outcome of its own.
     """
     found = []
     for place in range(num_tokens):
@@ -35,7 +35,7 @@ def _tokens(answers: Sequence[Sequence[int]], place: int) -> Counter[int]:
 
 
 def _two_samples(left: Counter[int], right: Counter[int]) -> tuple[float, int]:
-    """(statistic, degrees of freedom) of two samples over the same outcomes, rare ones pooled."""
+    """Compute (statistic, degrees of freedom) of two samples over the same outcomes, rare ones pooled."""
     both = left + right
     common = [token for token, count in both.items() if count >= _LEAST]
     table = [[counts[token] for token in common] for counts in (left, right)]

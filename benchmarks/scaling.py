@@ -28,7 +28,7 @@ SETTINGS = SelfGenConfig(max_new_tokens=96, batch_size=32, threads_per_actor=1)
 
 
 def work(core: int, kind: EngineKind, barrier: Any, results: Any) -> None:
-    """One worker: load, pin, generate once to warm up, wait for the others, generate."""
+    """Run one worker: load, pin, generate once to warm up, wait for the others, generate."""
     os.sched_setaffinity(0, {core})
     import torch
 
@@ -44,12 +44,12 @@ def work(core: int, kind: EngineKind, barrier: Any, results: Any) -> None:
     barrier.wait()
     began = time.monotonic()
     made = generate(engine, prompts, SETTINGS, seed=0)
-    barrier.wait()  # the slowest ends the measurement of all
+    barrier.wait()  # the slowest worker ends the measurement of all
     results.put((sum(sample.num_answer_tokens for sample in made.samples), time.monotonic() - began))
 
 
 def rate(cores: list[int], kind: EngineKind) -> float:
-    """Tokens per second of one worker on each of these cores."""
+    """Measure tokens per second of one worker on each of these cores."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(len(cores)), context.Queue()
     workers = [context.Process(target=work, args=(core, kind, barrier, results)) for core in cores]
@@ -62,7 +62,7 @@ def rate(cores: list[int], kind: EngineKind) -> float:
 
 
 def main() -> None:
-    """Repeats of one and two workers, turn by turn."""
+    """Repeat one and two workers, turn by turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--engine", type=EngineKind, choices=list(EngineKind), default=EngineKind.EDA)

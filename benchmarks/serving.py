@@ -1,9 +1,9 @@
 """The endpoint under load: `make bench NAME=serving` writes `benchmarks/results/serving.json` (QUICK=1:
 `serving-quick.json`).
 
-`eda up` with SmolLM2 and the committed packs; every request goes through the API. Streams in a closed loop, the bare
-engine of the same replica beside them, four variants on one replica, packs swapped under load, and replicas that come
-and go. The load generator runs on the same machine and takes its share of it.
+`eda up` runs with SmolLM2 and the committed packs; every request goes through the API. Measured are streams in a closed
+loop, the engine of the same replica alone, four variants on one replica, packs swapped under load, and replicas that
+are added and removed. The load generator runs on the same machine and takes its share of it.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ ALLOWANCE = 1.1
 
 
 def bodies(names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Endless requests: prompts in turn, variants in turn."""
+    """Generate endless requests: prompts in turn, variants in turn."""
     prompts = itertools.cycle(sums())
     return (body_of(name, next(prompts), MAX_TOKENS) for name in itertools.cycle(names))
 
 
 def bare(bench_service: BenchService, num_streams: int, seconds: float) -> float:
-    """Tokens per second of the replica's engine alone, in a process of its own, while the service idles."""
+    """Measure tokens per second of the replica's engine alone, in a process of its own, while the service is idle."""
     command = [sys.executable, "-m", "benchmarks.serving_bare", "--target", MATH.target]
     command += ["--base-draft", PACKS_BASE_DRAFT, "--pack", f"{MATH.target}@1", "--streams", str(num_streams)]
     command += ["--max-tokens", str(MAX_TOKENS), "--seconds", str(seconds)]
@@ -57,7 +57,7 @@ def bare(bench_service: BenchService, num_streams: int, seconds: float) -> float
 
 
 def measure_streams(bench_service: BenchService, seconds: float) -> dict[str, Any]:
-    """Each number of streams, the largest last, to one deployment that is alone on its base."""
+    """Measure each number of streams, the largest last, to one deployment that is alone on its base."""
     found: dict[str, Any] = {}
     bench_service.deploy(MATH.name, model=MATH.target, pack=f"{MATH.target}@1")
     for num_streams in STREAMS:
@@ -71,8 +71,9 @@ def measure_streams(bench_service: BenchService, seconds: float) -> dict[str, An
 
 
 def measure_overhead(bench_service: BenchService, seconds: float) -> dict[str, Any]:
-    """The most streams through the service and the bare engine in turns, the engine first and last: the median of what
-    each turn lost against the two beside it. Both have the adapter merged, as what is alone on its base has.
+    """Measure the largest number of streams through the service and the engine alone in turns, the engine first and
+    last: the median of each turn's loss against the two beside it. Both have the adapter merged, as a model that is
+    alone on its base has.
     """
     bench_service.deploy(MATH.name, model=MATH.target, pack=f"{MATH.target}@1")
     bare_rates, turns = [bare(bench_service, max(STREAMS), seconds)], []
@@ -105,14 +106,16 @@ def _load(bench_service: BenchService, num_streams: int, seconds: float) -> dict
 
 
 def replica_bytes(bench_service: BenchService) -> int:
-    """Resident size of the one replica."""
+    """Measure the resident size of the one replica."""
     replicas = [each for each in bench_service.processes() if "ServeReplica" in " ".join(each.cmdline())]
     assert len(replicas) == 1, replicas
     return int(replicas[0].memory_info().rss)
 
 
 def measure_memory(bench_service: BenchService, seconds: float) -> dict[str, Any]:
-    """Resident size of the replica with the base alone and with four variants, each time after the same load."""
+    """Measure the resident size of the replica with the base alone and with four variants, each time after the same
+    load.
+    """
     bench_service.deploy("base", model=BASE, base_draft=PACKS_BASE_DRAFT)
     closed_loop(bench_service.url, bodies(["base"]), max(STREAMS), seconds)
     base = replica_bytes(bench_service)
@@ -134,7 +137,7 @@ def measure_memory(bench_service: BenchService, seconds: float) -> dict[str, Any
 
 
 def measure_mixed(bench_service: BenchService, seconds: float) -> dict[str, Any]:
-    """Sixteen streams of each variant alone, and over all four: tokens per second."""
+    """Measure tokens per second of sixteen streams of each variant alone, and over all four."""
     single: dict[str, Seen] = {
         name: closed_loop(bench_service.url, bodies([name]), max(STREAMS), seconds / len(VARIANTS)) for name in VARIANTS
     }
@@ -150,7 +153,7 @@ def measure_mixed(bench_service: BenchService, seconds: float) -> dict[str, Any]
 
 
 def main() -> None:
-    """Measure and write; fails if a request failed or an answer changed."""
+    """Measure and write; fail if a request failed or an answer changed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seconds", type=float, default=120.0)

@@ -1,7 +1,7 @@
-"""The engine of a replica without the service around it, in a process of its own: tokens per second of a closed loop.
+"""The engine of a replica without the service, in a process of its own: tokens per second of a closed loop.
 
-Base target, adapter, pack, policy, batch and threads are a replica's; the prompts come as token ids. What it lacks is
-HTTP, Serve, text and the API. `EDA_HOME` says where the packs are; one JSON object on standard output.
+Base target, adapter, pack, policy, batch and threads are a replica's; the prompts are token ids. HTTP, Serve, text and
+the API are left out. `EDA_HOME` is the home with the packs; one JSON object is written to standard output.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from eda_service.targets.chat.chat import render_prompt
 
 
 def load(target: str, base_draft: str, pack: str) -> tuple[Engine, list[list[int]]]:
-    """An engine as a replica makes it for a model that is alone, its adapter merged, and prompts."""
+    """Make an engine as a replica makes it for a model that is alone, its adapter merged, and prompts."""
     model = ServedModel(name="only", target={"model": target}, base_draft=base_draft, pack=pack)
     group = BaseGroup(TargetSpec(model=target))
     policy = Adaptive(read_confidence=group.target.device.type == "cpu")
@@ -43,7 +43,7 @@ def load(target: str, base_draft: str, pack: str) -> tuple[Engine, list[list[int
 
 
 def closed_loop(engine: Engine, prompts: list[list[int]], num_streams: int, max_tokens: int, seconds: float) -> float:
-    """Tokens per second with so many requests at all times."""
+    """Measure tokens per second with this number of requests at all times."""
     params = SamplingParams(max_new_tokens=max_tokens)
     waiting = enumerate(itertools.cycle(prompts))
     start = time.perf_counter() + WARM_UP_S

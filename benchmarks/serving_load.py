@@ -1,7 +1,7 @@
-"""Streams of chat requests against an endpoint, in a closed loop, and what their readers saw.
+"""Streams of chat requests to an endpoint, in a closed loop, and the times that their readers observed.
 
-A chunk holds what a round gave, often several tokens: an inter-token time is the gap between two chunks divided by the
-tokens of the later one, once for each of them.
+A chunk holds the tokens of a round, often several: an inter-token time is the gap between two chunks divided by the
+tokens of the later one, counted once for each of them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ WARM_UP_S = 5.0
 
 @dataclass
 class Seen:
-    """What all readers saw together.
+    """The observations of all readers together.
 
     Attributes:
-        num_tokens: Received while it was measured.
-        errors: What went wrong, as text.
+        num_tokens: Number of tokens received during the measurement.
+        errors: Messages of errors.
     """
 
     first_token_s: list[float] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Seen:
     seconds: float = 0.0
 
     def summary(self) -> dict[str, Any]:
-        """Counts, quantiles in milliseconds, and tokens per second."""
+        """Return counts, quantiles in milliseconds, and tokens per second."""
         return {
             "num_answers": self.num_answers,
             "num_errors": len(self.errors),
@@ -47,18 +47,18 @@ class Seen:
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Median and 99th percentile, in milliseconds."""
+    """Compute median and 99th percentile, in milliseconds."""
     ordered = sorted(seconds) or [float("nan")]
     return {f"p{p}": round(1e3 * ordered[min(len(ordered) - 1, len(ordered) * p // 100)], 2) for p in (50, 99)}
 
 
 def body_of(model: str, messages: Any, max_tokens: int, **more: Any) -> dict[str, Any]:
-    """A greedy chat request."""
+    """Make a greedy chat request."""
     return {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0, **more}
 
 
 async def _read(http: httpx.AsyncClient, body: dict[str, Any], seen: Seen, is_counted: Callable[[], bool]) -> None:
-    """One streamed answer."""
+    """Read one streamed answer."""
     options = {"include_usage": True, "continuous_usage_stats": True}
     began, last, so_far, finish_reason = time.perf_counter(), 0.0, 0, None
     async with http.stream(
@@ -112,12 +112,12 @@ async def _closed_loop(url: str, bodies: Iterator[dict[str, Any]], num_streams: 
 
 
 def closed_loop(url: str, bodies: Iterator[dict[str, Any]], num_streams: int, seconds: float) -> Seen:
-    """So many streams at all times; a stream sends its next request when its answer has ended.
+    """Keep this number of streams running; a stream sends its next request when its answer has ended.
 
     Args:
-        url: Of the API, without `/v1`.
-        bodies: Endless.
-        num_streams: At once.
-        seconds: Measured, after a warm-up; answers that run then are read to their ends and no longer counted.
+        url: Address of the API, without `/v1`.
+        bodies: Endless request bodies.
+        num_streams: Number of streams at the same time.
+        seconds: Seconds to measure, after a warm-up; answers that run at the end are read but no longer counted.
     """
     return asyncio.run(_closed_loop(url, bodies, num_streams, seconds))

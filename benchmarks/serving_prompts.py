@@ -12,6 +12,6 @@ NUM_PROMPTS = 64
 
 
 def sums() -> list[list[dict[str, Any]]]:
-    """The messages of each prompt."""
+    """Return the messages of each prompt."""
     found = load_prompts(DatasetSpec(source=GENERATED_MATH, num_prompts=NUM_PROMPTS), seed=3)
     return [[dict(message) for message in prompt.messages] for prompt in found]

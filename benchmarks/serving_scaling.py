@@ -1,4 +1,4 @@
-"""Replicas that come because rounds take too long, and go while streams run: no request may fail.
+"""Replicas that are added because rounds take too long, and removed while streams run: no request may fail.
 
 On one machine another replica shares the cores of the first, so this shows that scaling happens and harms nothing, not
 that it is faster.
@@ -15,7 +15,7 @@ from benchmarks.bench_service import BenchService
 from benchmarks.serving_load import Seen, closed_loop
 from eda_service.client import Client
 
-ROUND_MS = 10  # below what a round takes here, so that a batch of any size asks for more replicas
+ROUND_MS = 10  # below the time of a round here, so that a batch of any size adds replicas
 SECONDS = 200.0
 _SAMPLE_S = 1.0
 
@@ -23,13 +23,14 @@ _SAMPLE_S = 1.0
 def measure(
     bench_service: BenchService, name: str, bodies: Iterator[dict[str, Any]], num_streams: int
 ) -> dict[str, Any]:
-    """Let a deployment scale from one replica to two under load, then take one away.
+    """Let a deployment scale from one replica to two under load, then remove one.
 
     Args:
-        bench_service: The service.
-        name: Of the deployment.
+        bench_service: Running service.
+        name: Name of the deployment.
         bodies: Endless requests for it.
-        num_streams: At once; fewer than a full batch, so that the queue alone asks for no second replica.
+        num_streams: Number of streams at the same time; fewer than a full batch, so that the queue alone adds no
+            replica.
     """
     seen: list[Seen] = []
     load = threading.Thread(target=lambda: seen.append(closed_loop(bench_service.url, bodies, num_streams, SECONDS)))

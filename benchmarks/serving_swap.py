@@ -1,8 +1,8 @@
-"""Packs swapped under load: every answer must come, and be the one that its prompt gets alone.
+"""Packs swapped under load: every answer must arrive, and equal the answer to its prompt without other load.
 
-Drafts change how fast tokens come, not which: greedy answers before, during and after a swap are equal. The target is
-served in float32, where that holds bit for bit whatever stands beside a row in the batch; in bfloat16 near ties of the
-target's own logits flip with the batch.
+Drafts change the speed of tokens, not the tokens: greedy answers before, during and after a swap are equal. The target
+is served in float32, where that holds bit for bit whatever the other rows of the batch are; in bfloat16 near ties of
+the target's own logits depend on the batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NUM_STREAMS = 16
 
 @dataclass
 class Outcome:
-    """Of all requests of one run."""
+    """The results of all requests of one run."""
 
     texts: list[tuple[int, str]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -37,7 +37,7 @@ async def _ask(http: httpx.AsyncClient, body: dict[str, Any]) -> str:
 
 
 async def _ask_all(url: str, bodies: list[dict[str, Any]], num_requests: int) -> Outcome:
-    """Requests over the bodies in turn, so many at once."""
+    """Send requests over the bodies in turn, this many at once."""
     found, numbers = Outcome(), iter(range(num_requests))
     async with httpx.AsyncClient(base_url=f"{url}/v1/", timeout=300, trust_env=False) as http:
 
@@ -55,7 +55,7 @@ async def _ask_all(url: str, bodies: list[dict[str, Any]], num_requests: int) ->
 
 
 async def _alone(url: str, bodies: list[dict[str, Any]]) -> list[str]:
-    """Each answer with nothing beside it."""
+    """Get each answer without other load."""
     async with httpx.AsyncClient(base_url=f"{url}/v1/", timeout=300, trust_env=False) as http:
         return [await _ask(http, body) for body in bodies]
 
@@ -66,12 +66,12 @@ def measure(
     """Swap between a pack and the base draft alone while requests run.
 
     Args:
-        bench_service: The service.
-        name: Of the deployment.
-        pack: name@version.
-        messages: Of each prompt.
-        num_requests: In all.
-        max_tokens: Of each answer.
+        bench_service: Running service.
+        name: Name of the deployment.
+        pack: Pack as name@version.
+        messages: Messages of each prompt.
+        num_requests: Number of all requests.
+        max_tokens: Largest number of tokens of an answer.
     """
     bodies = [body_of(name, each, max_tokens) for each in messages]
     alone = asyncio.run(_alone(bench_service.url, bodies))

@@ -1,9 +1,10 @@
 """A job directory of 10,000 shards: `make bench NAME=storage` writes `benchmarks/results/storage.json`.
 
-About the paper's size: 70,000 samples, seven a shard, with small tensors, because what is measured is how many files
-and requests it takes. On disk and on a real S3 server on loopback (moto: one request at a time, in Python, slower than
-any store used in earnest), each: which shards are finished (what a resumed job asks first), the manifest of all of
-them, the record written and read again. On S3 once more as a killed driver leaves it: 255 shards not in the journal.
+It has about the paper's size: 70,000 samples, seven per shard, with small tensors, because the numbers of files and
+requests are measured. On disk and on a real S3 server on loopback (moto: one request at a time, in Python, slower than
+production stores), it measures: which shards are finished (the first query of a resumed job), the manifest of all of
+them, the record written and read again. On S3 once more in the state after a killed driver: 255 shards not in the
+journal.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ T = TypeVar("T")
 
 
 def samples(shard: str) -> list[Sample]:
-    """Answers of twelve tokens with features of eight numbers."""
+    """Make answers of twelve tokens with features of eight numbers."""
     return [
         Sample(f"{shard}-{n}", list(range(20)), 8, torch.zeros(19, 8, dtype=torch.float16)) for n in range(_PER_SHARD)
     ]
 
 
 def result(run: RunDir, shard: str) -> ShardResult:
-    """Write a shard's files; what its actor would say of it."""
+    """Write a shard's files; return the result that its actor would write."""
     directory = run.stage_dir(Stage.GENERATE)
     tokens, features = write_shard(directory, shard, samples(shard))
     return ShardResult(
@@ -65,21 +66,21 @@ def result(run: RunDir, shard: str) -> ShardResult:
 
 
 def prepared(run: RunDir) -> Prepared:
-    """As the stage's preparation leaves it."""
+    """Write the files of the stage's preparation."""
     directory = run.stage_dir(Stage.GENERATE)
     (directory / "prompts.jsonl").write_text("{}\n", encoding="utf-8")
     return Prepared(files=(file_entry(directory, directory / "prompts.jsonl"),))
 
 
 def timed(what: Callable[[], T]) -> tuple[float, T]:
-    """Seconds, and what came of it."""
+    """Measure the seconds of a call; return them with its result."""
     started = time.perf_counter()
     value = what()
     return round(time.perf_counter() - started, 2), value
 
 
 def measure(run: RunDir, names: list[str], preparation: Prepared, num_expected: int) -> dict[str, Any]:
-    """Resume, manifest and record of a job whose shards are written."""
+    """Measure resume, manifest and record of a job whose shards are written."""
     config = AdaptConfig(target=TargetSpec(model="org/model"), dataset=DatasetSpec(num_prompts=1_000_000))
     resume_s, found = timed(lambda: ShardResults(run).finished(names))
     assert len(found) == num_expected == len(names)
@@ -99,7 +100,7 @@ def measure(run: RunDir, names: list[str], preparation: Prepared, num_expected: 
 
 
 def on_disk(home: Path, names: list[str]) -> dict[str, Any]:
-    """All state under home."""
+    """Measure with all state under home."""
     run = RunDir.of_job("job", home)
     preparation = prepared(run)
 
@@ -112,7 +113,9 @@ def on_disk(home: Path, names: list[str]) -> dict[str, Any]:
 
 
 def on_s3(home: Path, names: list[str]) -> dict[str, Any]:
-    """Shards as actors finish them and the driver notes them; first as a killed driver leaves them, then all noted."""
+    """Measure with shards as actors finish them and the driver records them; first after a killed driver, then all
+    recorded.
+    """
     run = RunDir.of_job("job", home)
     preparation, results = prepared(run), ShardResults(run)
     left = names[-_LEFT_OUT:]
@@ -137,7 +140,7 @@ def on_s3(home: Path, names: list[str]) -> dict[str, Any]:
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """The tests' S3 server; yields a URL in a bucket of its own."""
+    """Run the tests' S3 server; yield a URL in a bucket of its own."""
     subprocess.run(["sh", str(ROOT / "tests" / "install_s3_server.sh")], check=True)
     from tests.s3_server import S3Server
 
@@ -151,7 +154,7 @@ def s3_server() -> Iterator[str]:
 
 
 def main() -> None:
-    """Both, and the file."""
+    """Measure both, and write the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--shards", type=int, default=10_000)
     parser.add_argument("--no-write", action="store_true", help="print only")

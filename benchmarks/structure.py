@@ -1,11 +1,11 @@
-"""Counts that say how the source is built: `python -m benchmarks.structure` prints them, `--against OLD.json` both.
+"""Counts of the source's structure: `python -m benchmarks.structure` prints them, `--against OLD.json` both.
 
-What counts as one thing:
+The counts are:
 
 * lines: of the Python files of `eda_service`, `api` and `jobs` (source) and of `benchmarks`, empty lines included.
-* files for a new draft kind: modules outside the drafts' own room (and its fused form) that reach into a draft's layers
-  or name its concrete class; for a new selector: modules outside `selection` that name or compare a selector, or
-  import more of `selection` than the seam and its table; for a new training backend: modules that name DeepSpeed.
+* files for a new draft kind: modules outside the drafts' own package (and its fused form) that access a draft's layers
+or name its concrete class; for a new selector: modules outside `selection` that name or compare a selector, or import
+more of `selection` than the seam and its table; for a new training backend: modules that name DeepSpeed.
 * twin classes: names that more than one module of the source defines as a class.
 * dict[str, Any]: occurrences of this annotation in the source.
 * single importers: modules of the source that exactly one other module imports.
@@ -40,18 +40,18 @@ _BACKENDS = re.compile(r"deepspeed", re.IGNORECASE)
 
 
 def source_files(*folders: str) -> Iterator[Path]:
-    """The Python files below these folders of the checkout."""
+    """Yield the Python files below these folders of the checkout."""
     for folder in folders:
         yield from sorted((ROOT / folder).rglob("*.py"))
 
 
 def num_lines(files: Iterable[Path]) -> int:
-    """Lines of these files together."""
+    """Count the lines of these files together."""
     return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
 
 
 def files_with(pattern: re.Pattern[str], *, room: re.Pattern[str] | None = None) -> list[str]:
-    """Source files in which the pattern occurs, without those of the room that owns the thing."""
+    """List source files in which the pattern occurs, without those of the package that owns the thing."""
     names = ((path.relative_to(ROOT).as_posix(), path) for path in source_files(*SOURCE))
     return [
         name
@@ -61,7 +61,7 @@ def files_with(pattern: re.Pattern[str], *, room: re.Pattern[str] | None = None)
 
 
 def twin_classes() -> list[str]:
-    """Names of classes that more than one module defines."""
+    """List names of classes that more than one module defines."""
     homes: defaultdict[str, set[Path]] = defaultdict(set)
     for path in source_files(*SOURCE):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -71,19 +71,19 @@ def twin_classes() -> list[str]:
 
 
 def imports() -> Mapping[str, set[str]]:
-    """What each module of the source imports from the source, imports inside functions included."""
+    """Return the modules of the source that each module imports, imports inside functions included."""
     graph = grimp.build_graph(*SOURCE, cache_dir=None)
     return {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
 
 
 def single_importers(graph: Mapping[str, set[str]]) -> list[str]:
-    """Modules that exactly one other module imports."""
+    """List modules that exactly one other module imports."""
     counts = Counter(imported for modules in graph.values() for imported in modules)
     return sorted(module for module, count in counts.items() if count == 1)
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
-    """Strongly connected sets of more than one node (Tarjan)."""
+    """Find strongly connected sets of more than one node (Tarjan)."""
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -111,7 +111,7 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def packages(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """The graph between packages: the first two parts of a module's name."""
+    """Return the graph between packages: the first two parts of a module's name."""
     merged: defaultdict[str, set[str]] = defaultdict(set)
     for module, imported in graph.items():
         home = _package(module)
@@ -124,7 +124,7 @@ def _package(module: str) -> str:
 
 
 def counts() -> dict[str, int | list[str] | list[list[str]]]:
-    """Every number, and behind those that somebody will want to look at, the names."""
+    """Return every count, and names for those that need to be read."""
     graph = imports()
     texts = [path.read_text(encoding="utf-8") for path in source_files(*SOURCE)]
     return {
@@ -145,7 +145,7 @@ def counts() -> dict[str, int | list[str] | list[list[str]]]:
 
 
 def main() -> None:
-    """Print the counts; `--names` lists what is behind them, `--write` keeps them, `--against` shows an older file."""
+    """Print the counts; `--names` lists the names, `--write` stores them, `--against` shows an older file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--names", action="store_true", help="list what is behind each count")
     parser.add_argument("--write", type=Path, help="write counts and names to this JSON file")

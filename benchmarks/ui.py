@@ -1,8 +1,8 @@
 """The web pages with 1,000 jobs in Debian's Chromium: `make bench NAME=ui` writes `benchmarks/results/ui.json`.
 
 First contentful paint is the browser's own (`paint` timing), from the start of the navigation, each time in a context
-that has nothing cached. Weight is what came over the wire for a page, uncompressed, event streams left out; when a page
-was answered is the quickest of its looks. axe-core looks at every page at both widths, light and dark, its details
+with an empty cache. Weight is the number of bytes received for a page, uncompressed, without event streams; the answer
+time of a page is the shortest of its loads. axe-core checks every page at both widths, light and dark, with its details
 opened.
 """
 
@@ -26,7 +26,7 @@ _ANSWERED = "performance.getEntriesByType('navigation')[0].responseEnd"
 
 
 def first_paint(browser: Any, url: str) -> dict[str, Any]:
-    """Milliseconds from the start of the navigation, over loads that each begin with nothing cached."""
+    """Measure milliseconds from the start of the navigation, over loads that each begin with an empty cache."""
     load, paints, answers = round(os.getloadavg()[0], 2), [], []
     for _ in range(NUM_LOADS):
         with browser.new_context() as context:
@@ -53,7 +53,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def look_at(browser: Any, base: str, path: str, look: dict[str, Any]) -> tuple[int, float, list[dict[str, Any]]]:
-    """Weight of a page, milliseconds until it was answered, and what axe-core finds on it."""
+    """Measure the weight of a page, the milliseconds until it was answered, and axe-core's findings."""
     from tests.ui.browser import Watched, violations
 
     with browser.new_context(**look) as context:

@@ -1,4 +1,4 @@
-"""What serving many variants of one base costs: `make bench NAME=variants` writes `benchmarks/results/variants.json`.
+"""The cost of serving many variants of one base: `make bench NAME=variants` writes `benchmarks/results/variants.json`.
 
 Memory: resident size of the process with the base alone and with one to four variants, each an adapter and a pack.
 A load itself adds about what adapter and pack take; the rest comes with the first batches after it, a part of it
@@ -49,13 +49,13 @@ ALLOWANCE = 1.1
 
 
 def resident_bytes() -> int:
-    """Resident size of this process, after what was freed has gone back to the system."""
+    """Return the resident size of this process, after freed memory was returned to the system."""
     release_free_memory()
     return int(psutil.Process().memory_info().rss)
 
 
 def read_prompts(target: Target, count: int) -> list[list[int]]:
-    """The first shipped general prompts, rendered."""
+    """Render the first shipped general prompts."""
     rows = [json.loads(line) for line in general_prompts_file().read_text(encoding="utf-8").splitlines()[:count]]
     return [render_prompt(target.tokenizer, row["messages"]) for row in rows]
 
@@ -71,7 +71,7 @@ class Variants:
         self.names = [*(domain.name for domain in DOMAINS), "fourth"]
 
     def decoding_draft(self, name: str, *, whole: bool = False) -> DecodingDraft:
-        """A variant's pack over the shared base draft, or as a draft of its own."""
+        """Make a variant's pack over the shared base draft, or as a draft of its own."""
         domain = next((each for each in DOMAINS if each.name == name), DOMAINS[0])
         loaded = load_drafts(self._base_dir, domain.pack_dir, target=self._target)
         assert loaded.trained is not None
@@ -79,7 +79,7 @@ class Variants:
         return DecodingDraft(parts, loaded.draft.head(self._target.lm_head, loaded.vocab_W))
 
     def adapter(self, name: str) -> Adapter:
-        """A variant's adapter."""
+        """Read a variant's adapter."""
         domain = next((each for each in DOMAINS if each.name == name), None)
         directory = shipped_targets() / (domain or DOMAINS[0]).target
         found = read_adapter(directory, dtype=self._target.dtype, device=self._target.device)
@@ -90,7 +90,7 @@ class Variants:
 
 
 def run(engine: Engine, requests: Sequence[tuple[str, list[int]]], params: SamplingParams) -> float:
-    """Tokens per second of one batch."""
+    """Measure tokens per second of one batch."""
     started = time.perf_counter()
     for i, (variant, ids) in enumerate(requests):
         engine.submit(str(i), ids, params, variant=variant)
@@ -100,12 +100,12 @@ def run(engine: Engine, requests: Sequence[tuple[str, list[int]]], params: Sampl
 
 
 def spread(prompts: list[list[int]], names: Iterable[str]) -> list[tuple[str, list[int]]]:
-    """Prompts over variants in turn."""
+    """Distribute prompts over variants in turn."""
     return list(zip(itertools.cycle(names), prompts, strict=False))
 
 
 def medians(cases: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """Median tokens per second of each case; the cases take turns."""
+    """Measure median tokens per second of each case; the cases take turns."""
     seen: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(repeats):
         for name, case in cases.items():
@@ -114,7 +114,7 @@ def medians(cases: dict[str, Callable[[], float]], repeats: int) -> dict[str, fl
 
 
 def measure_memory(engine: Engine, variants: Variants, warm: Callable[[], float]) -> list[dict[str, Any]]:
-    """Resident size as variants are added, beside what base, adapters and packs add up to."""
+    """Measure the resident size as variants are added, beside the sum of base, adapters and packs."""
     warm()
     base = resident_bytes()
     rows: list[dict[str, Any]] = [{"variants": 0, "resident_bytes": base}]
@@ -142,8 +142,8 @@ def measure_memory(engine: Engine, variants: Variants, warm: Callable[[], float]
 def measure_batches(
     engine: Engine, names: Sequence[str], prompts: list[list[int]], params: SamplingParams, repeats: int
 ) -> dict[str, float]:
-    """Tokens per second of batches of one variant each, and of all variants; every variant gets the same prompts in
-    both.
+    """Measure tokens per second of batches of one variant each, and of all variants; every variant gets the same
+    prompts in both.
     """
     share = BATCH // len(names)
     single = {name: [(name, ids) for ids in prompts] for name in names}
@@ -157,7 +157,7 @@ def measure_batches(
 
 
 def merged_engine(variants: Variants) -> Engine:
-    """The first variant alone: merged, with a draft that shares nothing."""
+    """Make an engine of the first variant alone: merged, with a draft that shares nothing."""
     target = load_target(TargetSpec(model=DOMAINS[0].target))
     engine = Engine(target, num_draft_tokens=CHAIN, max_batch=BATCH, max_tokens=1024)
     engine.add_variant(DOMAINS[0].name, decoding_draft=variants.decoding_draft(DOMAINS[0].name, whole=True))
@@ -167,7 +167,7 @@ def merged_engine(variants: Variants) -> Engine:
 def measure_merged(
     engine: Engine, merged: Engine, prompts: list[list[int]], params: SamplingParams, repeats: int
 ) -> dict[str, float]:
-    """Tokens per second of the first variant beside others, and of its merged target alone."""
+    """Measure tokens per second of the first variant beside others, and of its merged target alone."""
     requests = [(DOMAINS[0].name, ids) for ids in prompts]
     cases: dict[str, Callable[[], float]] = {
         "unmerged": lambda: run(engine, requests, params),

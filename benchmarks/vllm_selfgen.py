@@ -1,8 +1,8 @@
-"""Self-generation with vLLM against the built-in engine: `make bench NAME=vllm` writes `results/vllm-selfgen.json`.
+"""Self-generation with vLLM compared with the own engine: `make bench NAME=vllm` writes `results/vllm-selfgen.json`.
 
 SmolLM2's math target answers GSM8K-like questions, 32 at a time, as a generation actor does: the project's own engine
-with states, vLLM with states, and vLLM that only writes; each in a process of its own, a warm-up shard first, then
-repeats in turns. What states cost in the pass that writes is the second over the third.
+with states, vLLM with states, and vLLM without; each in a process of its own, a warm-up shard first, then repeats in
+turns. The cost of states is the second divided by the third.
 
 Runs in the environment that has vLLM (`.venv-vllm`).
 """
@@ -36,12 +36,12 @@ MODES = ("eda", "vllm", "vllm_writing")
 
 
 class Worker:
-    """One engine in its own process, asked for a shard at a time.
+    """One engine in its own process, which generates a shard at a time.
 
     Args:
         mode: One of `MODES`.
-        config: Of the job.
-        num_prompts: Of a shard.
+        config: Config of the job.
+        num_prompts: Number of prompts of a shard.
     """
 
     def __init__(self, mode: str, config: AdaptConfig, num_prompts: int) -> None:
@@ -67,7 +67,7 @@ class Worker:
         self._child.wait(60)
 
     def shard(self) -> dict[str, Any]:
-        """Generate one; the first includes what is compiled."""
+        """Generate a shard; the first call includes compilation."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.write("\n")
@@ -80,9 +80,9 @@ class Worker:
 
 
 def work(config: AdaptConfig, mode: str, num_prompts: int) -> None:
-    """Load one engine; each line in is one shard, each line out its numbers."""
+    """Load one engine; each input line is one shard, each output line its numbers."""
     reply = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # vLLM prints
+    os.dup2(2, 1)  # vLLM prints to standard output
     limit_threads(config.selfgen.threads_per_actor)
     kind = EngineKind.EDA if mode == "eda" else EngineKind.VLLM
     engine = open_engine(config, kind, captures=None if mode == "vllm_writing" else ())
@@ -100,7 +100,7 @@ def work(config: AdaptConfig, mode: str, num_prompts: int) -> None:
 
 
 def shard(engine: TargetEngine, prompts: list[Prompt], settings: SelfGenConfig, seed: int, *, with_states: bool) -> int:
-    """Answer one shard; returns the number of tokens."""
+    """Answer one shard; return the number of tokens."""
     if with_states:
         return sum(sample.num_answer_tokens for sample in generate(engine, prompts, settings, seed=seed).samples)
     params = SamplingParams(
@@ -113,7 +113,7 @@ def shard(engine: TargetEngine, prompts: list[Prompt], settings: SelfGenConfig, 
 
 
 def job(arguments: argparse.Namespace) -> AdaptConfig:
-    """What a job would say."""
+    """Make the config of a job."""
     return AdaptConfig(
         target=TargetSpec(model=TARGET, vllm=VllmSpec(enforce_eager=True)),  # as the CPU build runs adapters anyway
         dataset=DatasetSpec(source=PROMPTS, num_prompts=arguments.prompts + 16),
@@ -124,7 +124,7 @@ def job(arguments: argparse.Namespace) -> AdaptConfig:
 
 
 def rates(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Tokens a second, repeats and median."""
+    """Return tokens per second, repeats and median."""
     found = {
         name: [round(row["answer_tokens"] / row[seconds], 1) for row in rows]
         for name, seconds in (("tokens_per_s", "seconds"), ("tokens_per_cpu_s", "cpu_seconds"))

@@ -15,10 +15,10 @@ import time
 
 
 def main() -> None:
-    """Load, then serve lines until the pipe closes."""
+    """Load the model, then serve lines until the pipe closes."""
     settings = json.loads(sys.argv[1])
     reply = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # vLLM prints; answers keep their own pipe
+    os.dup2(2, 1)  # vLLM prints to standard output; answers keep a pipe of their own
     from vllm import LLM
 
     llm = LLM(**settings)
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def decode(llm, job):
-    """All prompts of a job as one batch."""
+    """Decode all prompts of a job as one batch."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -65,14 +65,14 @@ def decode(llm, job):
 
 
 def loras_of(job):
-    """vLLM's adapters by name."""
+    """Return vLLM's adapters by name."""
     from vllm.lora.request import LoRARequest
 
     return {name: LoRARequest(name, i + 1, path) for i, (name, path) in enumerate(job.get("loras", {}).items())}
 
 
 def counters(llm):
-    """Totals of speculation since the start, by vLLM's names."""
+    """Return the totals of speculation since the start, by vLLM's names."""
     prefix = "vllm:spec_decode_"
     return {
         metric.name.removeprefix(prefix): metric.value

@@ -1,4 +1,4 @@
-"""What the decode benchmarks measure: shipped targets with a base draft and packs, and prompts of their domain."""
+"""The inputs of the decode benchmarks: shipped targets with a base draft and packs, and prompts of their domain."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Domain:
     """A shipped tuned target, the pack adapted to it, and held-out prompts.
 
     Attributes:
-        name: Of the rows.
+        name: Name in the rows.
         target: Shipped tuned target (a LoRA adapter on SmolLM2-135M-Instruct).
-        train: File under the data directory the pack's prompts come from.
+        train: File under the data directory with the prompts of the pack.
         prompts: File under the data directory with held-out prompts; the same as `train`: its last rows.
-        fallback: Prompts where that file is absent; None: the domain is skipped.
-        base_draft: name@version of the draft beside whose FFN the pack was trained.
+        fallback: Prompts to use if that file is absent; None: the domain is skipped.
+        base_draft: Draft, as name@version, beside whose FFN the pack was trained.
         pack: Directory of the pack; None: the committed one.
     """
 
@@ -58,7 +58,7 @@ class Domain:
 
     @property
     def num_held_back(self) -> int:
-        """Last rows of `train` that neither the target nor the pack has seen."""
+        """Number of last rows of `train` that neither the target nor the pack has seen."""
         return NUM_HELD_BACK if self.train == self.prompts else 0
 
 
@@ -91,7 +91,7 @@ class Pair:
     prompts: list[list[int]]
 
     def engine(self, draft: str | None, **settings: Any) -> Engine:
-        """An engine over this target: autoregressive, or with one of its drafts."""
+        """Make an engine over this target: autoregressive, or with one of its drafts."""
         settings = {"max_batch": 1, "max_tokens": 1024} | settings
         if draft is None:
             return Engine(self.target, **settings)
@@ -100,7 +100,7 @@ class Pair:
 
 
 def load_pair(domain: Domain, data: Path, num_prompts: int) -> Pair | None:
-    """Target, drafts and prompts of a domain; None where it has no prompts here."""
+    """Load target, drafts and prompts of a domain; None if it has no prompts here."""
     path = data / domain.prompts
     if path.exists() and domain.num_held_back:
         path = split_rows(path, domain.num_held_back, PARTS / f"{domain.name}-heldout.jsonl", held_back=True)
@@ -117,14 +117,14 @@ def load_pair(domain: Domain, data: Path, num_prompts: int) -> Pair | None:
 
 
 def when_and_where() -> dict[str, Any]:
-    """Date, commit and machine of a measurement."""
+    """Return date, commit and machine of a measurement."""
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, check=True, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     return {"date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(), "commit": commit, "machine": machine()}
 
 
 def header(command: str) -> dict[str, Any]:
-    """What every result file begins with."""
+    """Return the first fields of every result file."""
     return {"command": command, **when_and_where(), "library_versions": library_versions()}
 
 

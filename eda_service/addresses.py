@@ -28,7 +28,7 @@ def require_loopback(host: str) -> str:
     """Return `host` when it is a loopback address.
 
     Raises:
-        InputError: Anybody on the network could reach it.
+        InputError: The address can be reached from the network.
     """
     if not is_loopback(host):
         raise InputError(
@@ -46,7 +46,7 @@ def is_public(text: str) -> bool:
         text: An IPv4 or IPv6 address, with or without a zone.
 
     Raises:
-        ValueError: It is no address.
+        ValueError: The text is no address.
     """
     address = ipaddress.ip_address(text.split("%", maxsplit=1)[0])
     if not address.is_global or address.is_multicast or address.is_reserved:

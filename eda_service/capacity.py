@@ -1,4 +1,4 @@
-"""What a cluster has of what its scheduler counts, and what a job asks it for."""
+"""Capacity of a cluster and need of a job, in the units that the cluster's scheduler counts: CPUs and GPUs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 TOLERANCE = 1e-6
-"""Of logical CPUs, which are sums of fractions."""
+"""Tolerance in logical CPUs, which are sums of fractions."""
 
 
 @dataclass(frozen=True)
@@ -14,15 +14,15 @@ class Capacity:
     """Logical CPUs and GPUs.
 
     Attributes:
-        cpus: Logical ones, as Ray counts them.
-        gpus: Whole ones.
+        cpus: Logical CPUs, as Ray counts them.
+        gpus: Whole GPUs.
     """
 
     cpus: float
     gpus: int
 
     def holds(self, need: Capacity) -> bool:
-        """Whether that much could be had, if nothing else ran."""
+        """Whether this capacity is at least `need` when nothing else runs."""
         return need.cpus <= self.cpus + TOLERANCE and need.gpus <= self.gpus
 
     def __str__(self) -> str:
@@ -34,11 +34,11 @@ NOTHING = Capacity(cpus=0.0, gpus=0)
 
 @dataclass(frozen=True)
 class Need:
-    """What a job asks for.
+    """Capacity that a job asks for.
 
     Attributes:
-        at_once: The most that it holds at a time before it can go on.
-        of_one_node: Of that, what the largest of its processes takes of one node.
+        at_once: Largest capacity that the job must hold at the same time.
+        of_one_node: Largest capacity that a single process of the job takes on its node.
     """
 
     at_once: Capacity
@@ -46,7 +46,7 @@ class Need:
 
 
 UNKNOWN = Need(NOTHING)
-"""The need of a job of which nobody has said it: it counts as one that fits every cluster."""
+"""The need of a job that did not state one; it fits every cluster."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Machines:
     """The nodes of a cluster.
 
     Attributes:
-        total: Of all together.
-        largest: Of single nodes those that no other one exceeds; empty: not known, and every node is large enough.
-        kinds: What Ray calls their GPUs; empty: it has none, or does not know all of them.
+        total: Capacity of all nodes together.
+        largest: Capacities of single nodes that no other node exceeds; empty: unknown, and every node is large enough.
+        kinds: Ray's names of the cluster's GPU types; empty: no GPUs, or not all types are known.
     """
 
     total: Capacity
@@ -65,11 +65,11 @@ class Machines:
 
     @property
     def node_gpus(self) -> int:
-        """Of the node that has most."""
+        """Number of GPUs of the node that has most."""
         return max((node.gpus for node in self.largest), default=0)
 
     def lack(self, need: Need) -> str | None:
-        """Why a job waits for ever on these nodes, as the rest of a sentence about it; None: it does not."""
+        """Return why a job could never start on these nodes, as the rest of a sentence; None: it can start."""
         if not self.total.holds(need.at_once):
             return f"asks for {need.at_once} at a time and the cluster has {self.total}"
         if not self.has_node_for(need.of_one_node):
@@ -78,12 +78,12 @@ class Machines:
         return None
 
     def has_node_for(self, process: Capacity) -> bool:
-        """Whether a process could be on one of the nodes, if nothing else ran."""
+        """Whether a process fits on one of the nodes when nothing else runs."""
         return not self.largest or any(node.holds(process) for node in self.largest)
 
 
 def largest_of(nodes: Iterable[Capacity]) -> tuple[Capacity, ...]:
-    """Those of some nodes that no other one exceeds, the one with most GPUs first."""
+    """Return the capacities that no other one exceeds, the one with most GPUs first."""
     found: list[Capacity] = []
     for node in sorted(set(nodes), key=lambda each: (each.gpus, each.cpus), reverse=True):
         if not any(other.holds(node) for other in found):

@@ -1,7 +1,8 @@
-"""What the check of an imported draft has measured: how its file is read as declared, and as it may have been meant.
+"""The result of the check of an imported draft: agreement with its target as declared, and under other readings.
 
 The base target answers some prompts; the draft is asked, over those answers, for the next tokens. A reading is one set
-of fields; each has its agreement with the target by position. Nothing is switched by what is found here.
+of field values for the draft's config; each reading has its agreement with the target by position. The check only
+reports: it changes no field.
 """
 
 from __future__ import annotations
@@ -13,28 +14,28 @@ from pydantic import Field
 from eda_service.config.base import Config
 
 POOR_FIRST = 0.5
-"""Agreement at the first position below which it is worth looking whether a draft is misread: trained drafts reach 0.6
-to 0.8 on text of their own target (the one that ships here 0.62), and a file whose layers were read one off reached 0.1
-where 0.45 was right (vLLM #43671).
+"""Agreement at the first position below which other readings are tried: trained drafts reach 0.6 to 0.8 on text of
+their own target (the shipped draft reaches 0.62), and a file whose layers were read one off reached 0.1 where 0.45 was
+right (vLLM #43671).
 """
 POOR_NEXT = 0.6
-"""Agreement at the second position over that at the first below which the state may be fed back wrongly: a trained
-draft keeps more than 0.8 (the one that ships here 0.95), and a misread feedback is seen from the second position on.
+"""Agreement at the second position divided by that at the first, below which the state may be fed back wrongly: a
+trained draft keeps more than 0.8 (the shipped one 0.95), and a wrong feedback shows from the second position on.
 """
 CLEAR_GAIN = 1.05
-"""Acceptance length of a reading over that of a plainer one from which it is named: a mean over the five hundred or so
-rounds of twenty answers is known to about three percent.
+"""Acceptance length of a reading divided by that of a plainer reading from which it is reported: the mean over about
+five hundred rounds of twenty answers is known to about three percent.
 """
 FULL_COVERAGE, GOOD_COVERAGE = 0.95, 0.99
-"""Share of the target's tokens in the draft vocabulary below which the vocabulary itself costs acceptance, and one at
-which it hardly does.
+"""Share of the target's tokens in the draft vocabulary below which the vocabulary itself costs acceptance, and the
+share from which it hardly costs any.
 """
 SAME_EMBEDDING = 0.9
-"""Mean cosine of the rows of two embeddings below which they are not copies of one another, fine-tuned or not."""
+"""Mean cosine of the rows of two embeddings below which neither is a (fine-tuned) copy of the other."""
 
 
 class Reading(Config):
-    """One way to read a draft's file, and what it gave."""
+    """One way to read a draft's file, and its measured agreement."""
 
     overrides: dict[str, str] = Field({}, description="what differs from the file's own words, as `--set` takes it")
     agreement: tuple[float, ...] = Field(description="share of top-1 tokens that are the target's, by position")
@@ -42,28 +43,28 @@ class Reading(Config):
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The changed fields in words."""
         return ", ".join(f"{key}={value}" for key, value in self.overrides.items()) or "as declared"
 
     @property
     def command(self) -> str:
-        """The options of an import that reads it so."""
+        """The options of an import that reads the file in this way."""
         return " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in self.overrides.items())
 
     @property
     def numbers(self) -> str:
-        """In words."""
+        """The measured numbers in words."""
         return f"{self.agreement[0]:.0%} at the first position, {self.acceptance_length:.2f} tokens a round"
 
     @property
     def is_poor(self) -> bool:
-        """Whether it is likely enough a misreading to look for others."""
+        """Whether agreement is so low that other readings are tried."""
         first, second = (*self.agreement, 0.0, 0.0)[:2]
         return first < POOR_FIRST or second < POOR_NEXT * first
 
 
 class DraftCheck(Config):
-    """The readings that were measured, or why none was."""
+    """The readings that were measured, or the reason why none was."""
 
     skipped: str | None = Field(None, description="why nothing was measured; None: it was")
     num_prompts: int = Field(0, ge=0, description="answers of the target")
@@ -77,8 +78,8 @@ class DraftCheck(Config):
 
     @property
     def best(self) -> Reading | None:
-        """The declared reading, or the plainest that is clearly better: of each number of changed fields the best one,
-        where it gains `CLEAR_GAIN` over the best with fewer.
+        """The declared reading, or the plainest reading that is clearly better. Of each number of changed fields the
+        best reading is taken, if it gains `CLEAR_GAIN` over the best with fewer changes.
         """
         best = self.declared
         for count in sorted({len(reading.overrides) for reading in self.others}):
@@ -95,7 +96,7 @@ class DraftCheck(Config):
 
     @property
     def advice(self) -> str:
-        """What to do about it, in a sentence."""
+        """The next step for the user, in a sentence."""
         best, declared = self.best, self.declared
         if best is None or declared is None:
             return f"not measured: {self.skipped}"
@@ -114,7 +115,7 @@ class DraftCheck(Config):
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """All that a person should read: the advice, and what else was seen."""
+        """All sentences for the user: the advice, and other findings."""
         found = [self.advice]
         if self.coverage is not None and self.coverage < FULL_COVERAGE:
             found.append(f"its vocabulary has {self.coverage:.0%} of the tokens that the target writes")

@@ -1,7 +1,7 @@
-"""What processes of this project read from their environment: each field is the variable `EDA_<NAME>`.
+"""The environment variables that processes of this project read: each field is the variable `EDA_<NAME>`.
 
-The service gives most of them to its jobs and replicas. The API process has settings of its own beside these
-(`api.settings`). They are read when they are asked for: a process may be given another home while it runs.
+The service passes most of them to its jobs and replicas. The API process has further settings of its own
+(`api.settings`). They are read at each use, because a process may be given another home while it runs.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from eda_service.field_errors import as_number, field_error
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD", "URL")
 
 READ = SettingsConfigDict(env_prefix="EDA_", env_ignore_empty=True, frozen=True, extra="forbid")
-"""How every model of variables is read: an empty variable is none."""
+"""Settings of every model of variables: an empty variable counts as not set."""
 
 
 def as_directories(value: object) -> object:
-    """Directories as a path of the shell has them, with `:` between."""
+    """Parse directories separated by `:`, as the shell writes them."""
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
 def variable_error(error: ValidationError) -> InputError:
-    """The first variable that is out of its bounds, named as the shell names it. What may be secret stays unsaid."""
+    """Name the first variable that is out of its bounds, as the shell names it. Values that may be secret are not
+    shown.
+    """
     first = error.errors()[0]
     name, given = f"EDA_{'.'.join(map(str, first['loc'])).upper()}", first["input"]
     problem = field_error({**first, "input": as_number(given)}, name=name)
@@ -59,10 +61,10 @@ class Environment(BaseSettings):
 
     @classmethod
     def read(cls) -> Environment:
-        """The variables as they are now; parsed again when one of them has changed.
+        """Return the current variables; they are parsed again when one of them has changed.
 
         Raises:
-            InputError: One is out of its bounds.
+            InputError: A variable is out of its bounds.
         """
         return _parsed(tuple(each for each in os.environ.items() if each[0].upper().startswith("EDA_")))
 

@@ -12,7 +12,7 @@ class EdaError(Exception):
     """Root of the tree.
 
     Args:
-        message: What was found, what the limit is, what to do next.
+        message: The value found, the limit it broke and the next step.
         param: Dotted name of the field at fault, when there is one.
     """
 
@@ -34,7 +34,7 @@ def _rebuild(kind: type[EdaError], message: str, param: str | None) -> EdaError:
 
 
 def reason_of(error: BaseException) -> str:
-    """Kind and words of an error that a library raised, on one line and at most 300 characters long."""
+    """Return type and message of an error that a library raised, on one line of at most 300 characters."""
     words = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
@@ -46,7 +46,7 @@ class InputError(EdaError):
 
 
 class TargetNotFoundError(InputError):
-    """No such model id, revision, directory or adapter."""
+    """No such model id, revision, directory or adapter exists."""
 
     code = "target_not_found"
 
@@ -64,19 +64,19 @@ class AdapterUnstackableError(TargetIncompatibleError):
 
 
 class BaseDraftMissingError(InputError):
-    """No base draft of that name and version."""
+    """No base draft of that name and version exists."""
 
     code = "base_draft_missing"
 
 
 class DraftIncompatibleError(InputError):
-    """A draft's files are none that can be computed here, contradict themselves, or are for another target."""
+    """A draft's files cannot be computed here, contradict themselves, or are for another target."""
 
     code = "draft_incompatible"
 
 
 class DraftSourceMissingError(InputError):
-    """No such directory or hub id to import a draft from."""
+    """No directory or hub id of that name exists to import a draft from."""
 
     code = "draft_source_not_found"
 
@@ -88,19 +88,19 @@ class DatasetInvalidError(InputError):
 
 
 class DiskShortfallError(InputError):
-    """The job would write more than its disk has free; said at submit, where it can be overruled."""
+    """The job would write more than its disk has free; raised at submit, where the user can override it."""
 
     code = "insufficient_storage"
 
 
 class ClusterShortfallError(InputError):
-    """The job asks for more at a time than the whole cluster has; said at submit, where it can be overruled."""
+    """The job asks for more at a time than the whole cluster has; raised at submit, where the user can override it."""
 
     code = "unschedulable"
 
 
 class UnsafeCheckpointError(InputError):
-    """A checkpoint whose reading could run code, or read files that are not its own."""
+    """Reading the checkpoint could run code, or read files that do not belong to it."""
 
     code = "target_incompatible"
 
@@ -130,13 +130,13 @@ class ContextLengthError(RequestError):
 
 
 class UnsupportedParameterError(RequestError):
-    """A parameter, or a value of one, that this endpoint does not support."""
+    """A parameter or a value of a parameter is not supported by this endpoint."""
 
     code = "unsupported_parameter"
 
 
 class NotFoundError(InputError):
-    """No such job, pack or served model for this caller."""
+    """No such job, pack or served model exists for this caller."""
 
     code = "not_found"
 
@@ -154,7 +154,9 @@ class ConflictError(InputError):
 
 
 class LeaseLostError(ConflictError):
-    """Another dispatcher has taken this job's lease; whoever held it before must leave the job alone."""
+    """Another dispatcher has taken this job's lease; the dispatcher that held it before must not touch the job any
+    more.
+    """
 
     code = "lease_lost"
 
@@ -166,7 +168,7 @@ class NameTakenError(ConflictError):
 
 
 class SlowsOthersError(ConflictError):
-    """A new deployment would slow down one that is there, which nobody has confirmed."""
+    """A new deployment would slow down an existing one, and nobody has confirmed that."""
 
     code = "slows_others"
 
@@ -178,13 +180,13 @@ class StaleDeploymentError(ConflictError):
 
 
 class WorsePackError(ConflictError):
-    """A pack measured a lower acceptance than what it would replace."""
+    """A pack has a lower measured acceptance than the pack that it would replace."""
 
     code = "acceptance_regression"
 
 
 class PackNotComparedError(ConflictError):
-    """No measurement has both a pack and the one that it would replace."""
+    """No measurement contains both a pack and the pack that it would replace."""
 
     code = "pack_not_compared"
 
@@ -200,14 +202,14 @@ class InsufficientStorageError(ResourceError):
 
 
 class StorageError(ResourceError):
-    """The storage that EDA_STORAGE names does not answer, or refuses."""
+    """The storage that EDA_STORAGE names does not answer or refuses the request."""
 
     code = "storage_unreachable"
     retryable = True
 
 
 class OverloadedError(ResourceError):
-    """The endpoint runs and queues as many requests as it may."""
+    """The endpoint already runs and queues as many requests as it may."""
 
     code = "overloaded"
     retryable = True
@@ -249,7 +251,7 @@ class NotWorthItError(RunError):
 
 
 class ArtifactCorruptError(RunError):
-    """A file's sha256, shape or schema is not what its record says."""
+    """A file's sha256, shape or schema differs from its record."""
 
     code = "artifact_corrupt"
 
@@ -261,7 +263,7 @@ class DeadlineExceededError(RunError):
 
 
 class WorkerLostError(RunError):
-    """A process of the job died and could not be brought back."""
+    """A process of the job died and could not be restarted."""
 
     code = "worker_lost"
     retryable = True

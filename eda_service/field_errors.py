@@ -1,7 +1,7 @@
-"""What pydantic finds wrong with a field, in our words: the field, its value, the limit and the next step.
+"""Pydantic's validation errors as messages of ours: the field, its value, the limit and the next step.
 
-A value is shown where it is a number or a truth value, and a short word where a list of words is what is allowed. No
-other text is repeated: it may be a secret, and it may be long.
+A value is shown if it is a number or a truth value, or a short word where a list of words is allowed. No other text is
+repeated: it may be secret, and it may be long.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def field_error(
     loc: Sequence[Any] = (),
     model: type[BaseModel] | None = None,
 ) -> str:
-    """One entry of `ValidationError.errors()` as a sentence.
+    """Turn one entry of `ValidationError.errors()` into a sentence.
 
     Args:
-        error: The entry.
-        name: The field, as people write it; empty where the whole is at fault.
-        loc: Where it stands in `model`.
-        model: What was validated; of a field that it does not have, the one that was meant is named.
+        error: Entry of the list of errors.
+        name: Name of the field for the user; empty if the whole value is wrong.
+        loc: Path of the field in `model`.
+        model: Model that was validated; used to suggest a field name for an unknown field.
     """
     kind = str(error["type"])
     if kind == "extra_forbidden":
@@ -72,12 +72,12 @@ def field_error(
 
 
 def first_error(error: ValidationError, model: type[BaseModel] | None = None, *, prefix: str = "") -> InputError:
-    """The first thing that is wrong with values that a person gave, as an error of ours.
+    """Turn the first validation error of values that a person gave into an `InputError`.
 
     Args:
-        error: What pydantic found.
-        model: What was validated.
-        prefix: Before the field's dotted name.
+        error: Pydantic's error.
+        model: Model that was validated.
+        prefix: Text before the field's dotted name.
     """
     first = error.errors(include_url=False)[0]
     name = prefix + ".".join(map(str, first["loc"]))
@@ -85,7 +85,7 @@ def first_error(error: ValidationError, model: type[BaseModel] | None = None, *,
 
 
 def as_number(value: object) -> object:
-    """A text of the shell as the number that it is, where it is one."""
+    """Return a text of the shell as a number if it is one."""
     try:
         return float(value) if isinstance(value, str) and "." in value else int(value)  # type: ignore[call-overload]
     except (TypeError, ValueError):
@@ -93,7 +93,7 @@ def as_number(value: object) -> object:
 
 
 def _problem(kind: str, error: Mapping[str, Any]) -> str | None:
-    """What is wrong, as what follows the field's name; None: the error says it in words of its own."""
+    """Return the problem as words that follow the field's name; None: the error has words of its own."""
     context, value = error.get("ctx") or {}, error.get("input")
     for ending in ("_parsing", "_parsing_size", "_type", "_from_float"):
         wanted = _WANTED.get(kind.removesuffix(ending)) if kind.endswith(ending) else _WANTED.get(kind)
@@ -145,7 +145,7 @@ _LENGTHS: Mapping[str, Callable[[Mapping[str, Any], Any], str]] = {
 
 
 def _shown(value: Any) -> str:
-    """A value as far as it may be repeated: else what kind of thing it is."""
+    """Return a value if it may be repeated in a message, otherwise its kind."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""A field that a model does not have, in words: its dotted name, what was probably meant, or what there is."""
+"""Messages about an unknown field: its dotted name, with the field that was probably meant or the list of fields."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _MAX_LISTED = 12
 
 
 def unknown_field(model: type[BaseModel], loc: Sequence[str | int], field: str) -> str:
-    """What to say of pydantic's error `extra_forbidden`.
+    """Make the message for pydantic's error `extra_forbidden`.
 
     Args:
-        model: What was validated.
-        loc: Where in it the unknown field stands; its name is the last part.
-        field: Its dotted name as it may be shown.
+        model: Model that was validated.
+        loc: Path of the unknown field in `model`; the last part is its name.
+        field: Dotted name of the field, as it may be shown.
     """
     parent = _model_at(model, loc[:-1])
     if parent is None or not loc:
@@ -34,7 +34,7 @@ def unknown_field(model: type[BaseModel], loc: Sequence[str | int], field: str) 
 
 
 def _model_at(model: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel] | None:
-    """The model that a place lies in; None where the place is inside something that is no model."""
+    """Return the model that contains the place; None if the place is inside a value that is no model."""
     here: Any = model
     for part in loc:
         here = _model_in(here)
@@ -45,7 +45,7 @@ def _model_at(model: type[BaseModel], loc: Sequence[str | int]) -> type[BaseMode
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model of an annotation such as `TreeConfig | None`."""
+    """Return the model of an annotation such as `TreeConfig | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) in {Annotated, Union, types.UnionType}:

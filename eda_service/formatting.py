@@ -1,6 +1,6 @@
-"""How numbers are spelled for people: durations, sizes, percentages and rates, the same in commands, pages and events.
+"""Numbers as text for people: durations, sizes, percentages and rates, the same in commands, pages and events.
 
-What a number is not known of, is an en dash on a page and in a table.
+An unknown number is an en dash on a page and in a table.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as `0.7s`, `12s`, `3m05s`, `2h07m` or `3d04h`; less than none is none."""
+    """Format seconds as `0.7s`, `12s`, `3m05s`, `2h07m` or `3d04h`; negative values count as 0."""
     if seconds is None:
         return UNKNOWN
     seconds = max(0.0, seconds)
@@ -27,7 +27,7 @@ def duration(seconds: float | None) -> str:
 
 
 def size(num_bytes: float | None) -> str:
-    """Bytes as `512 B`, `1.5 kB`, `98.0 MB`, `2.1 GB` or `1.4 TB`; a kB is 1000 bytes."""
+    """Format bytes as `512 B`, `1.5 kB`, `98.0 MB`, `2.1 GB` or `1.4 TB`; a kB is 1000 bytes."""
     if num_bytes is None:
         return UNKNOWN
     for unit, name in _SIZES:
@@ -37,12 +37,12 @@ def size(num_bytes: float | None) -> str:
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
-    """A fraction (0 to 1) as `41.5%`; progress has no digits behind the point."""
+    """Format a fraction (0 to 1) as `41.5%`; progress is shown without decimals."""
     return UNKNOWN if fraction is None else f"{fraction:.{digits}%}"
 
 
 def rate(per_s: float | None, unit: str = "tokens") -> str:
-    """So many a second as `21.4 tokens/s`; below one, the seconds that each takes: `2.5s each`."""
+    """Format a rate per second as `21.4 tokens/s`; below one, the seconds for each: `2.5s each`."""
     if per_s is None or per_s <= 0:
         return UNKNOWN
     return f"{per_s:.1f} {unit}/s".replace(" /", "/") if per_s >= 1 else f"{1 / per_s:.1f}s each"

@@ -1,4 +1,4 @@
-"""What an evaluation says of one draft, one mode, and one pair of answers: the rows of its report."""
+"""Rows of an evaluation report: one for each draft, each decoding mode, and each check of equal answers."""
 
 from __future__ import annotations
 

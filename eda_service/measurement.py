@@ -1,4 +1,4 @@
-"""What a draft is worth on a target: acceptance, speed, coverage, what was lost against its own target, and advice."""
+"""The result of measuring a draft on a target: acceptance, speed, coverage, loss against its own target, and advice."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from eda_service.measured_rows import AcceptanceRow, Frozen, SpeedRow
 from eda_service.records import ADAPTED, BASE
 
 KEPT_ENOUGH = 0.95
-"""Share of its acceptance that a draft keeps on a tuned target, from which adapting is not worth a job: it gets back at
-most what was lost, and that is about as much as two evaluations of one draft differ by. Mildly tuned targets keep 0.97
-to 0.98 (z-lab/dflash #149).
+"""Share of its acceptance that a draft must keep on a tuned target so that an adaptation is not worth a job: an
+adaptation wins back at most the lost share, and two evaluations of one draft differ by about 5 percent. Mildly tuned
+targets keep 0.97 to 0.98 (z-lab/dflash #149).
 """
 LITTLE = 1.5
-"""Tokens a round of a chain of five below which a draft hardly drafts: most of its first tokens are wrong."""
+"""Tokens per round, for a chain of five, below which a draft is of little use: most of its first tokens are wrong."""
 
 
 class Measurement(Frozen):
-    """A draft, or a draft and a pack, on a target and prompts.
+    """A draft, or a draft with a pack, measured on a target and prompts.
 
-    Rows are of `base_draft`, and with a pack of `adapted_draft` too.
+    It has rows for `base_draft`, and with a pack for `adapted_draft` too.
     """
 
     num_prompts: int
@@ -37,38 +37,40 @@ class Measurement(Frozen):
 
     @property
     def temperature(self) -> float:
-        """The first, at which drafts are compared."""
+        """The first temperature; drafts are compared at it."""
         return self.acceptance[0].temperature
 
     def length(self, draft: str) -> float | None:
-        """Tokens a round of a draft on the target; None: not measured."""
+        """Return the tokens per round of a draft on the target; None: not measured."""
         return _length(self.acceptance, draft, self.temperature)
 
     @property
     def base_length(self) -> float | None:
-        """Tokens a round of the draft on its own target; None: not measured."""
+        """Tokens per round of the draft on its own target; None: not measured."""
         return _length(self.base_acceptance, BASE, self.temperature)
 
     @property
     def kept(self) -> float | None:
-        """The draft's acceptance length here over that on its own target; None where that was not measured."""
+        """The draft's acceptance length here divided by that on its own target; None if that was not measured."""
         here, there = self.length(BASE), self.base_length
         return None if here is None or there is None else here / there
 
     @property
     def most_gain(self) -> float | None:
-        """The factor by which adapting raises the acceptance length if it gets back all that was lost."""
+        """The factor by which adapting raises the acceptance length if it wins back all that was lost."""
         return None if self.kept is None else 1.0 / self.kept
 
     @property
     def speedup(self) -> float | None:
-        """Of the last draft over decoding without one, at the first temperature that was timed; None: not timed."""
+        """Speedup of the last draft over decoding without one, at the first temperature that was timed; None: not
+        timed.
+        """
         name = ADAPTED if self.length(ADAPTED) is not None else BASE
         return next((row.speedup_over_autoregressive for row in self.speed if row.mode == name), None)
 
 
 def advise(found: Measurement) -> str:
-    """What to do, from the numbers."""
+    """Write the advice that follows from the numbers."""
     said = _of_a_pack(found) if found.length(ADAPTED) is not None else _of_a_draft(found)
     if found.coverage is not None and found.coverage < FULL_COVERAGE:
         said += (

@@ -1,8 +1,8 @@
-"""Names of ours, ids on a model hub, and what is a path: no text is both of the last two.
+"""Rules for names, hub ids and paths; no text is both a hub id and a path.
 
-One rule for every name (packs, drafts, deployments, shipped targets): ASCII letters, digits, `_`, `.` and `-`, at most
-96 of them, a letter or digit first. Names become parts of paths, of URLs and of HTTP headers, and none of these takes
-every letter that Unicode has.
+One rule holds for every name (packs, drafts, deployments, shipped targets): ASCII letters, digits, `_`, `.` and `-`, at
+most 96 of them, starting with a letter or a digit. Names become parts of paths, of URLs and of HTTP headers, and none
+of these takes every letter that Unicode has.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable
 
 MAX_NAME_CHARACTERS = 96
-"""The one bound of names: of configs, requests, paths, the client and the command line."""
+"""Longest name: of configs, requests, paths, the client and the command line."""
 NAME_PATTERN = rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARACTERS - 1}}}"
-"""What a name is, without anchors."""
+"""Pattern of names, without anchors."""
 NAME_RULE = f"ASCII letters, digits, '_', '.' and '-', at most {MAX_NAME_CHARACTERS}, a letter or digit first"
-"""The same in words, for messages."""
+"""The rule of names in words, for messages."""
 
 _NAME = re.compile(NAME_PATTERN)
 _MODEL_ID = re.compile(f"{NAME_PATTERN}(/{NAME_PATTERN})?")
@@ -32,23 +32,23 @@ def is_name(text: str) -> bool:
 def is_model_id(text: str) -> bool:
     """Whether a text has the form `name` or `owner/name`; then it is never taken for a path.
 
-    A relative path would be looked for under the working directory of whichever process reads it, past the check of
-    allowed roots.
+    A relative path would be resolved in the working directory of the process that reads it, which would bypass the
+    check of allowed roots.
     """
     return _MODEL_ID.fullmatch(text) is not None
 
 
 def as_name(text: str) -> str:
-    """The name that is closest to a text, for what was named by others: the last part of a path or of a hub id."""
+    """Return the valid name that is closest to a text such as the last part of a path or of a hub id."""
     return _NOT_IN_A_NAME.sub("-", text).lstrip("_.-")[:MAX_NAME_CHARACTERS] or "model"
 
 
 def close_names(name: str, known: Iterable[str], *, num: int = _MAX_SUGGESTED) -> list[str]:
-    """The known names that are close to one that is not known, the closest first, `num` of them at most."""
+    """Return the known names that are close to an unknown one, the closest first, at most `num` of them."""
     return difflib.get_close_matches(name[:256], list(known), n=num, cutoff=0.6)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known names that are close to one that is not known, or an empty text."""
+    """Return `; did you mean 'x'?` with the known names close to an unknown one, or an empty text."""
     close = close_names(name, known)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

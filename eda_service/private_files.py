@@ -1,7 +1,7 @@
-"""What keeps the service's files from other users of the machine: a umask, and a home that only its owner can enter.
+"""Protection of the service's files from other users of the machine: a umask, and a home that only its owner can enter.
 
-A umask is of a whole process and of all it starts, so only the service's own processes set it. Commands that write
-files for the user (an export, a report) keep the user's.
+A umask applies to a whole process and to all it starts, so only the service's own processes set it. Commands that write
+files for the user (an export, a report) keep the user's umask.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ _PRIVATE_DIR = 0o700
 
 
 def keep_private() -> None:
-    """From now on no file that this process or a child of it makes can be read or written by another user."""
+    """Set the umask: no file that this process or a child of it makes from now on can be read or written by another
+    user.
+    """
     os.umask(_OTHERS)
 
 
 def private_home(home: Path) -> Path:
-    """Make a state root that only its owner can enter, or make an existing one so; says once when it did.
+    """Make a state root that only its owner can enter, or restrict an existing one to its owner and log that once.
 
-    A volume that belongs to somebody else, as Kubernetes mounts it with a group, is left as it is.
+    A volume that belongs to another user, as Kubernetes mounts it with a group, is left as it is.
 
     Raises:
-        InputError: It cannot be made, or is no directory.
+        InputError: The directory cannot be made, or the path is no directory.
     """
     try:
         home.mkdir(parents=True, exist_ok=True, mode=_PRIVATE_DIR)

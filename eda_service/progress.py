@@ -1,4 +1,4 @@
-"""How what takes long says how far it is: to whoever calls it, who may draw it or not."""
+"""Progress reports of long operations: the caller passes a function and may display what it receives."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ BYTES = "bytes"
 
 
 class ProgressCallback(Protocol):
-    """Told of progress, often and from one thread."""
+    """A function that receives progress, often and from one thread."""
 
     def __call__(self, step: str, done: float, total: float | None, unit: str = "") -> None:
-        """Take note.
+        """Report progress.
 
         Args:
-            step: What goes on, in a word; a new word means that the one before is done.
-            done: So much of it.
-            total: Of so much; None while nobody knows.
-            unit: What is counted; `BYTES` is shown as a size.
+            step: Name of the current step, one word; a new word means that the step before is done.
+            done: Amount that is done, in `unit`.
+            total: Whole amount, in `unit`; None while it is unknown.
+            unit: Name of the unit; `BYTES` is shown as a size.
         """
         ...
 
 
 def no_progress(step: str, done: float, total: float | None, unit: str = "") -> None:
-    """Tell nobody."""
+    """Ignore progress."""

@@ -1,4 +1,4 @@
-"""What travels between stages: one frozen record per stage, on storage, self-describing.
+"""The records that travel between stages: one frozen record per stage, on storage, self-describing.
 
 A stage reads the record before it and writes its own as `record.json` in its directory; a stage whose valid record
 exists is skipped. Records carry numbers, names and hashes, never tensors.
@@ -18,9 +18,9 @@ from eda_service.measured_rows import AcceptanceRow, Frozen, LosslessCheck, Spee
 
 SCHEMA_VERSION = 1
 ADAPTED, BASE = "adapted_draft", "base_draft"
-"""The two drafts of an evaluation."""
+"""Names of the two drafts of an evaluation."""
 MAX_ROW_BYTES = 8 << 20
-"""Of one line of a prompt file."""
+"""Largest size of one line of a prompt file in bytes."""
 
 
 class Stage(StrEnum):
@@ -38,7 +38,7 @@ class Stage(StrEnum):
 
 
 STAGES = (Stage.VALIDATE, Stage.GENERATE, Stage.SELECT, Stage.TRAIN, Stage.EVALUATE, Stage.PUBLISH)
-"""Those of an adaptation."""
+"""Stages of an adaptation, in order."""
 
 
 def _inside(path: str) -> str:
@@ -58,14 +58,14 @@ class FileEntry(Frozen):
 
 
 class StageFields(Frozen):
-    """What a stage itself says in its record: what it read and wrote, and the numbers of its own."""
+    """The fields of a record that the stage fills in: its inputs, its outputs and its own numbers."""
 
     inputs: dict[str, str] = Field(description="name to sha256 of what was read")
     files: tuple[FileEntry, ...] = ()
 
 
 class RecordHeader(Frozen):
-    """What the driver says in every record, for all stages alike."""
+    """The fields of a record that the driver fills in, the same for all stages."""
 
     schema_version: int = SCHEMA_VERSION
     stage: Stage
@@ -77,13 +77,13 @@ class RecordHeader(Frozen):
 
 
 class Record(StageFields, RecordHeader):
-    """A stage's fields under their header: what is on storage, as one flat object. Each class is of one stage."""
+    """A stage's fields with the header, stored as one flat object. There is one class per stage."""
 
     STAGE: ClassVar[Stage]
 
 
 class TargetFingerprint(Frozen):
-    """What identifies a target: enough to refuse a pack that was made for another one."""
+    """The identity of a target: enough to refuse a pack that was made for another one."""
 
     model: str
     revision: str | None
@@ -106,7 +106,7 @@ class StageTime(Frozen):
 
 
 class ValidateFields(StageFields):
-    """What stage validate says itself."""
+    """Fields of stage validate."""
 
     target: TargetFingerprint
     base_draft: str
@@ -123,13 +123,13 @@ class ValidateFields(StageFields):
 
 
 class ValidateRecord(ValidateFields, Record):
-    """Target and base draft fit; what the job will need."""
+    """Target and base draft fit; the record has the needs of the job."""
 
     STAGE = Stage.VALIDATE
 
 
 class SkippedRow(Frozen):
-    """One prompt that gave no sample, and why."""
+    """One prompt that gave no sample, with the reason."""
 
     sample_id: str
     reason: str
@@ -146,7 +146,7 @@ class SampleScore(Frozen):
 
 
 class SelfGenFields(StageFields):
-    """What stage generate says itself."""
+    """Fields of stage generate."""
 
     num_samples: int
     num_tokens: int
@@ -169,7 +169,7 @@ class SelfGenManifest(SelfGenFields, Record):
 
 
 class SelectionFields(StageFields):
-    """What stage select says itself."""
+    """Fields of stage select."""
 
     num_candidates: int
     num_selected: int
@@ -200,7 +200,7 @@ class CurvePoint(Frozen):
 
 
 class TrainFields(StageFields):
-    """What stage train says itself."""
+    """Fields of stage train."""
 
     num_steps: int
     best_step: int
@@ -227,7 +227,7 @@ class DraftCheckpoint(TrainFields, Record):
 
 
 class Role(StrEnum):
-    """Why a published pack is measured beside a new one."""
+    """Reasons to measure a published pack beside a new one."""
 
     SERVED = "served"
     CHAMPION = "champion"
@@ -251,7 +251,7 @@ class FixedScores(Frozen):
 
 
 class EvalFields(StageFields):
-    """What stage evaluate says itself."""
+    """Fields of stage evaluate."""
 
     num_draft_tokens: int
     acceptance: tuple[AcceptanceRow, ...]
@@ -267,13 +267,13 @@ class EvalFields(StageFields):
 
 
 class EvalReport(EvalFields, Record):
-    """What adaptation did, measured in the same engine."""
+    """The gain of the adaptation, measured in the same engine."""
 
     STAGE = Stage.EVALUATE
 
 
 class RivalScore(Frozen):
-    """What a pack's job measured for another pack, beside its own."""
+    """The numbers that a pack's job measured for another pack."""
 
     pack: str = Field(description="name@version")
     acceptance_length: float = Field(description="at the evaluation's first temperature")
@@ -287,7 +287,7 @@ class PackMetrics(RootModel[dict[str, float]]):
 
     @classmethod
     def of(cls, report: EvalReport, trained: DraftCheckpoint, selected: SelectionManifest) -> PackMetrics:
-        """What a job has measured."""
+        """Collect the numbers that a job has measured."""
         first = report.acceptance[0].temperature
         lengths = {row.draft: row.acceptance_length for row in report.acceptance if row.temperature == first}
         return cls(
@@ -302,16 +302,16 @@ class PackMetrics(RootModel[dict[str, float]]):
         )
 
     def acceptance_length(self, draft: str, temperature: float) -> float | None:
-        """Of a draft at a temperature; None: not measured."""
+        """Return the acceptance length of a draft at a temperature; None: not measured."""
         return self.root.get(_length_key(draft, temperature))
 
     def speedup(self, mode: str, temperature: float) -> float | None:
-        """Of a mode over decoding without a draft; None: not measured."""
+        """Return the speedup of a mode over decoding without a draft; None: not measured."""
         return self.root.get(_speedup_key(mode, temperature))
 
     @property
     def acceptance_ratio(self) -> float:
-        """The adapted draft's acceptance length over the base draft's, at the first temperature."""
+        """The adapted draft's acceptance length divided by the base draft's, at the first temperature."""
         return self.root["acceptance_ratio"]
 
 
@@ -324,7 +324,7 @@ def _speedup_key(mode: str, temperature: float) -> str:
 
 
 class PackFields(StageFields):
-    """What stage publish says itself."""
+    """Fields of stage publish."""
 
     pack: str = Field(description="name@version")
     method: str

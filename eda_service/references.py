@@ -1,7 +1,7 @@
-"""`name@version`, parsed once: packs and base drafts, and what a deployment follows.
+"""References to packs and base drafts, `name@version`, parsed in one place.
 
-A version is a number. Where a pack is asked for, `latest` and `champion` stand for one as well, and a name alone means
-the version that its user has pinned at the service, else the newest.
+A version is a number. For a pack, `latest` and `champion` can stand for a number, and a name alone means the version
+that its user has pinned at the service, else the newest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from eda_service.names import NAME_PATTERN
 
 
 class Alias(StrEnum):
-    """What stands for a version's number, and may mean another one tomorrow."""
+    """A word that stands for a version's number, and may mean another version tomorrow."""
 
     LATEST = "latest"
     CHAMPION = "champion"
@@ -25,11 +25,11 @@ _REFERENCE = re.compile(rf"(?P<name>{NAME_PATTERN})(@(?:(?P<alias>{'|'.join(Alia
 
 @dataclass(frozen=True)
 class Reference:
-    """A pack or a base draft, by its name.
+    """A reference to a pack or a base draft by its name.
 
     Attributes:
-        name: As `eda_service.names` allows it.
-        version: A number, or what stands for one; None where nothing was said.
+        name: Name, valid by `eda_service.names`.
+        version: Version number or alias; None if the reference has none.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference | None:
-        """The reference that a text is; None for one that is none."""
+        """Parse a reference; return None if the text is none."""
         found = _REFERENCE.fullmatch(text)
         if found is None:
             return None
@@ -47,7 +47,7 @@ class Reference:
 
     @property
     def number(self) -> int | None:
-        """The version, where it is named by its number."""
+        """The version's number; None if the reference has an alias or no version."""
         return self.version if isinstance(self.version, int) else None
 
     def __str__(self) -> str:

@@ -1,10 +1,10 @@
 """Opening files that others have written, without harm to the databases that this process uses.
 
 Closing *any* ordinary descriptor of a file drops all POSIX locks that a process holds on it (fcntl(2), "Record locks").
-SQLite's are among them: once they are gone another process may take the database for unused and remove the write-ahead
-log that this one still writes to, and what was committed is lost. So nothing but the database layer opens these files.
-A file is first opened with `O_PATH`, which reads nothing and whose closing drops no lock, and only what proves to be a
-regular file and no database is opened through that descriptor.
+SQLite's locks are among them: without them another process may take the database for unused and remove the write-ahead
+log that this process still writes to, and committed data is lost. So only the database layer opens these files. A file
+is first opened with `O_PATH`, which reads nothing and whose closing drops no lock; only a regular file that is no
+database is then opened through that descriptor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _databases: set[str] = set()
 
 
 def protect_database(path: str) -> None:
-    """Never open this database file, nor those that SQLite keeps beside it, in this process."""
+    """Refuse from now on to open this database file, and the files that SQLite keeps beside it, in this process."""
     _databases.add(path)
 
 
@@ -29,7 +29,7 @@ def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading, if it is a regular file and no database that this process uses.
 
     Raises:
-        OSError: It is neither, or cannot be opened.
+        OSError: The file is not regular, is a database of this process, or cannot be opened.
     """
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
@@ -39,10 +39,10 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def reopen(descriptor: int) -> BinaryIO:
-    """A stream of the file that an `O_PATH` descriptor stands for.
+    """Open a stream of the file that an `O_PATH` descriptor stands for.
 
     Raises:
-        OSError: As `open_regular`.
+        OSError: The file is not regular, is a database of this process, or cannot be opened.
     """
     require_harmless(os.fstat(descriptor))
     return os.fdopen(os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC), "rb")
@@ -52,7 +52,7 @@ def require_harmless(status: os.stat_result) -> None:
     """Check that opening and closing a file does no harm.
 
     Raises:
-        OSError: It is no regular file, or a database of this process, under whatever name.
+        OSError: The file is not regular, or is a database of this process, under whatever name.
     """
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is no regular file")
@@ -62,7 +62,7 @@ def require_harmless(status: os.stat_result) -> None:
 
 
 def place(path: Path | str) -> tuple[int, int] | None:
-    """Device and inode of a path; None when there is none."""
+    """Return device and inode of a path; None if the path does not exist."""
     try:
         found = os.stat(path)
     except OSError:

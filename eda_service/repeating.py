@@ -1,4 +1,4 @@
-"""Something that is done again and again, in a thread of its own, while a process is busy elsewhere."""
+"""A function that is called repeatedly in a thread of its own, while the process is busy elsewhere."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Self
 
 
 class Repeating(ABC):
-    """Context manager: `look` runs now and then until the block ends.
+    """Context manager that calls `look` at intervals until the block ends.
 
     Args:
-        name: Of the thread.
-        every_s: Seconds between two looks, more than 0.
+        name: Name of the thread.
+        every_s: Seconds between two calls, more than 0.
     """
 
     def __init__(self, name: str, every_s: float) -> None:
@@ -32,7 +32,7 @@ class Repeating(ABC):
 
     @abstractmethod
     def look(self) -> None:
-        """What is done each time; it must not raise."""
+        """Do the repeated work; must not raise."""
 
     def _repeat(self) -> None:
         while not self._stop.wait(self._every_s):

@@ -1,4 +1,4 @@
-"""What an API key allows."""
+"""Permissions of an API key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """One permission; `admin` has them all, and sees every owner's objects."""
+    """One permission; `admin` includes all others and sees every owner's objects."""
 
     JOBS_READ = "jobs:read"
     JOBS_WRITE = "jobs:write"

@@ -1,4 +1,4 @@
-"""Records of jobs that are no adaptations: importing a draft (read, check, publish) and measuring one."""
+"""Records of jobs that are not adaptations: importing a draft (read, check, publish) and measuring one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eda_service.records import Record, Stage, StageFields, TargetFingerprint
 
 
 class ImportTarget(Frozen):
-    """What a draft is held against: the model it is for, as far as it is known where the draft is read."""
+    """The known facts of the model that a draft is for, at the time the draft is read."""
 
     model: str
     revision: str | None
@@ -24,7 +24,7 @@ class ImportTarget(Frozen):
 
 
 class ReadFields(StageFields):
-    """What stage read says itself; its files are the draft as it will be registered."""
+    """Fields of stage read; its files are the draft as it will be registered."""
 
     target: ImportTarget
     source: str
@@ -40,31 +40,31 @@ class ReadRecord(ReadFields, Record):
 
 
 class CheckFields(StageFields):
-    """What stage check says itself."""
+    """Fields of stage check."""
 
     check: DraftCheck
 
 
 class CheckRecord(CheckFields, Record):
-    """It was measured over answers of its target, or it is said why not."""
+    """The draft was measured over answers of its target, or the record has the reason why not."""
 
     STAGE = Stage.CHECK
 
 
 class RegisterFields(StageFields):
-    """What the last stage of an import says itself."""
+    """Fields of the last stage of an import."""
 
     draft: str = Field(description="name@version")
 
 
 class RegisterRecord(RegisterFields, Record):
-    """It is registered."""
+    """The draft is registered."""
 
     STAGE = Stage.PUBLISH
 
 
 class MeasureFields(StageFields):
-    """What stage measure says itself."""
+    """Fields of stage measure."""
 
     target: TargetFingerprint
     draft: str

@@ -5,8 +5,8 @@
     python -m jobs.adapt --target org/model --preset paper_7b --set train.use_gpu=true --dry-run --gpu a100
     ray job submit -- python -m jobs.adapt --target org/model --data prompts.jsonl
 
-Running it again with the same --job-id resumes after the last complete stage. --dry-run says what the job would ask of
-Ray, its memory, disk and time, and runs nothing.
+Running it again with the same --job-id resumes after the last complete stage. --dry-run shows what the job would
+request from Ray, its memory, disk and time, and runs nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ logger = logging.getLogger("jobs.adapt")
 
 
 def arguments_of_adapt() -> argparse.ArgumentParser:
-    """Those of every entry point, and the dry run's."""
+    """Make the parser with the arguments of every entry point and those of the dry run."""
     made = parser(__doc__ or "")
     made.add_argument("--dry-run", action="store_true", help="say what the job would need, and run nothing")
     made.add_argument("--gpu", help="with --dry-run: h100, h200, a100 or l40s; default: h100")
@@ -32,7 +32,7 @@ def arguments_of_adapt() -> argparse.ArgumentParser:
 
 
 def adapt(arguments: argparse.Namespace) -> None:
-    """Run all stages of one job, or say what they would need."""
+    """Run all stages of one job, or print what they would need."""
     if arguments.dry_run:
         sys.stdout.write(needs_text(arguments) + "\n")
         return
@@ -46,10 +46,10 @@ def adapt(arguments: argparse.Namespace) -> None:
 
 
 def needs_text(arguments: argparse.Namespace) -> str:
-    """The dry run of a job, as `eda adapt --dry-run` shows it.
+    """Return the text of a job's dry run, as `eda adapt --dry-run` shows it.
 
     Raises:
-        InputError: The config is wrong, or its target or GPU is not known.
+        InputError: The config is wrong, or its target or GPU is unknown.
     """
     from eda_service.cli.jobs.view import estimate_text
     from eda_service.client import Estimate
@@ -60,7 +60,7 @@ def needs_text(arguments: argparse.Namespace) -> str:
 
 
 def keep_what_it_took(run: RunDir) -> None:
-    """Calibrate the dry runs to come; the job has ended well whether or not this does."""
+    """Store the job's calibration for coming dry runs; an error here does not fail the job."""
     from eda_service.planning.kept import keep_calibration
 
     try:

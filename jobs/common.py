@@ -1,4 +1,4 @@
-"""What the entry points share: arguments to a job's config and a run directory, logging, exit codes.
+"""Common code of the entry points: from arguments to a job's config and a run directory, logging, exit codes.
 
 Exit codes: 0 done, 1 the job failed with a code, 2 the arguments are wrong.
 """
@@ -34,7 +34,7 @@ TaskT = TypeVar("TaskT", ImportConfig, MeasureConfig)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """Arguments every entry point takes."""
+    """Make a parser with the arguments that every entry point takes."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--job-id", help="run or resume this job; its run directory is under EDA_HOME/runs")
     made.add_argument("--config", type=Path, help="JSON file with an AdaptConfig (or overrides of --preset)")
@@ -50,7 +50,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def build_config(arguments: argparse.Namespace) -> AdaptConfig:
-    """Preset, then file, then flags, then --set.
+    """Build the config: preset, then file, then flags, then --set.
 
     Raises:
         InputError: A value is out of bounds or a field is unknown; the message names it.
@@ -78,7 +78,7 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
 
 
 def parse_config(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """Values as a config.
+    """Parse values as a config.
 
     Raises:
         InputError: A value is out of bounds or a field is unknown; the message names it.
@@ -90,7 +90,7 @@ def parse_config(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
 
 
 def task_parser(description: str) -> argparse.ArgumentParser:
-    """Arguments of the entry points that are no adaptation."""
+    """Make a parser with the arguments of the entry points that are no adaptation."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--job-id", help="run or resume this job; its run directory is under EDA_HOME/runs")
     made.add_argument("--target", help="model id, directory, or name of a shipped target")
@@ -101,12 +101,12 @@ def task_parser(description: str) -> argparse.ArgumentParser:
 
 
 def open_task(arguments: argparse.Namespace, kind: type[TaskT], flags: Mapping[str, Any]) -> tuple[RunDir, TaskT]:
-    """The run directory of --job-id, or a new one with origin `ray`.
+    """Open the run directory of --job-id, or a new one with origin `ray`.
 
     Args:
-        arguments: Parsed by a `task_parser`.
-        kind: Of the job's config.
-        flags: Its fields by dotted path; those that are None were not given.
+        arguments: Arguments parsed by a `task_parser`.
+        kind: Class of the job's config.
+        flags: Fields of the config by dotted path; None: the flag was not given.
 
     Raises:
         NotFoundError: --job-id names no job and no target is given.
@@ -136,17 +136,17 @@ def open_task(arguments: argparse.Namespace, kind: type[TaskT], flags: Mapping[s
 
 
 def as_path(value: str | None) -> str | None:
-    """What is there, seen from here, as an absolute path; stages take a name without one for an id."""
+    """Return an existing path as an absolute one; stages take a name that is no absolute path for an id."""
     return str(Path(value).absolute()) if value and os.path.exists(value) else value
 
 
 def config_of_paths(settings: Mapping[str, Any]) -> AdaptConfig:
-    """An AdaptConfig from values by dotted path."""
+    """Make an AdaptConfig from values by dotted path."""
     return AdaptConfig.model_validate(at_paths(settings), context=ASKED)
 
 
 def open_run(arguments: argparse.Namespace) -> tuple[RunDir, AdaptConfig]:
-    """The run directory of --job-id, or a new one with origin `ray`.
+    """Open the run directory of --job-id, or a new one with origin `ray`.
 
     Raises:
         NotFoundError: --job-id names no job and no config is given.
@@ -165,7 +165,7 @@ def open_run(arguments: argparse.Namespace) -> tuple[RunDir, AdaptConfig]:
 
 
 def config_of(arguments: argparse.Namespace) -> AdaptConfig:
-    """The config of --job-id, or that of the other arguments; nothing is made.
+    """Return the config of --job-id, or that of the other arguments; nothing is written.
 
     Raises:
         NotFoundError: --job-id names no job.
@@ -180,7 +180,7 @@ def config_of(arguments: argparse.Namespace) -> AdaptConfig:
 
 
 def main(made: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None]) -> None:
-    """Parse, run, and turn our errors into one line and an exit code."""
+    """Parse the arguments, run the body, and turn our errors into one line and an exit code."""
     arguments = made.parse_args()
     keep_private()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)

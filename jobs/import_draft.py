@@ -20,7 +20,7 @@ logger = logging.getLogger("jobs.import_draft")
 
 
 def arguments_of_import() -> argparse.ArgumentParser:
-    """Those of every entry point that is no adaptation, and the import's."""
+    """Make the parser with the arguments of every entry point that is no adaptation and those of the import."""
     made = task_parser(__doc__ or "")
     made.add_argument("--source", help="directory of the draft, or its id on the model hub")
     made.add_argument("--source-revision", help="of the source on the hub: branch, tag or commit")
@@ -50,10 +50,10 @@ def run_import(arguments: argparse.Namespace) -> None:
 
 
 def overrides_of(assignments: list[str]) -> dict[str, str]:
-    """`FIELD=VALUE`, each, as text: what a field means is the dialects' to know.
+    """Split each `FIELD=VALUE` into field and text; the dialects know what a field means.
 
     Raises:
-        InputError: One is of another form.
+        InputError: An assignment has another form.
     """
     found = {}
     for text in assignments:

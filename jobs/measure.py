@@ -18,7 +18,7 @@ logger = logging.getLogger("jobs.measure")
 
 
 def arguments_of_measure() -> argparse.ArgumentParser:
-    """Those of every entry point that is no adaptation, and the measurement's."""
+    """Make the parser with the arguments of every entry point that is no adaptation and those of the measurement."""
     made = task_parser(__doc__ or "")
     made.add_argument("--adapter", help="LoRA adapter on the target: id or directory")
     made.add_argument("--draft", help="name@version")

@@ -16,10 +16,10 @@ logger = logging.getLogger("jobs.stage")
 
 @contextmanager
 def as_driver(run: RunDir) -> Iterator[None]:
-    """Be the only driver of a run directory, as the service's is, with the cluster.
+    """Hold a run directory as its only driver, as the service's driver does, with the cluster.
 
     Raises:
-        WorkerLostError: Another one still runs.
+        WorkerLostError: Another driver still runs.
     """
     from eda_service.pipeline import driver
     from eda_service.raycluster import resources
@@ -31,7 +31,7 @@ def as_driver(run: RunDir) -> Iterator[None]:
 
 
 def run_one(stage: Stage) -> Callable[[argparse.Namespace], None]:
-    """The body of an entry point for one stage."""
+    """Make the body of an entry point for one stage."""
 
     def body(arguments: argparse.Namespace) -> None:
         from eda_service.pipeline.driver import runner_of

@@ -21,7 +21,7 @@ logger = logging.getLogger("jobs.train_draft")
 
 
 def arguments_of_training() -> argparse.ArgumentParser:
-    """Those of every entry point, and the pretraining's."""
+    """Make the parser with the arguments of every entry point and those of pretraining."""
     made = parser(__doc__ or "")
     made.add_argument("--pretrain", metavar="NAME@VERSION", help="train a base draft from scratch and register it")
     return made

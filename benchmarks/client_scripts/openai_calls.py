@@ -15,7 +15,7 @@ PROMPT = "The three primary colours are"
 
 
 def chat(client: openai.OpenAI, model: str) -> dict[str, Any]:
-    """One answer, with log-probabilities, and several."""
+    """Request one answer, with log-probabilities, and several."""
     asked: Any = {"model": model, "messages": QUESTION, "max_tokens": 48}
     plain = client.chat.completions.create(**asked, temperature=0)
     scored = client.chat.completions.create(**asked, temperature=0, logprobs=True, top_logprobs=3)
@@ -37,7 +37,7 @@ def chat(client: openai.OpenAI, model: str) -> dict[str, Any]:
 
 
 def stream(client: openai.OpenAI, model: str) -> dict[str, Any]:
-    """The same answer in pieces."""
+    """Stream an answer in pieces."""
     options: Any = {"include_usage": True}
     chunks = list(
         client.chat.completions.create(
@@ -49,7 +49,7 @@ def stream(client: openai.OpenAI, model: str) -> dict[str, Any]:
 
 
 def completions(client: openai.OpenAI, model: str) -> dict[str, Any]:
-    """Text completions: a batch of prompts, echo with log-probabilities, a stop string, a stream."""
+    """Request text completions: a batch of prompts, echo with log-probabilities, a stop string, a stream."""
     batch = client.completions.create(model=model, prompt=[PROMPT, "One, two, three,"], max_tokens=12, temperature=0)
     alone = client.completions.create(model=model, prompt=PROMPT, max_tokens=12, temperature=0)
     echo = client.completions.create(model=model, prompt=PROMPT, max_tokens=1, temperature=0, echo=True, logprobs=2)
@@ -66,7 +66,7 @@ def completions(client: openai.OpenAI, model: str) -> dict[str, Any]:
 
 
 async def concurrent(url: str, model: str) -> dict[str, Any]:
-    """Eight answers at once through the asynchronous client."""
+    """Request eight answers at once through the asynchronous client."""
     async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
         asked: Any = {"model": model, "messages": QUESTION, "max_tokens": 32, "temperature": 0}
         answers = await asyncio.gather(*(client.chat.completions.create(**asked) for _ in range(8)))
@@ -77,7 +77,7 @@ async def concurrent(url: str, model: str) -> dict[str, Any]:
 
 
 def refusals(client: openai.OpenAI, model: str) -> dict[str, Any]:
-    """Errors arrive as the client's own exceptions."""
+    """Check that errors arrive as the client's own exceptions."""
     found = {}
     cases: dict[str, Any] = {"unknown_model": {"model": "nobody"}, "tools": {"tools": [{"type": "function"}]}}
     for name, changes in cases.items():
@@ -89,7 +89,7 @@ def refusals(client: openai.OpenAI, model: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Every call."""
+    """Make every call and print the results."""
     url, model = sys.argv[1:3]
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300) as client:
         result = {

@@ -1,9 +1,10 @@
-"""An EAGLE-3 draft that is brought, in the paper's form: `make bench NAME=eagle3` writes `results/eagle3`.
+"""An imported EAGLE-3 draft in the paper's form: `make bench NAME=eagle3` writes `results/eagle3`.
 
-The cells of `brought` with the base draft `smollm2-135m-eagle3@1`, by `benchmarks.paper.run`; beside them EAGLE-1's of
-the paper's grid (`results/paper`), on the same prompts and tasks. `summary.json` has, for each domain, what the goals
-name: `best` over LoRA of as many weights and over full fine-tuning, over EAGLE-1's `best`, and what is recovered: the
-acceptance length of `best` on the tuned target over that of the imported draft on its own base target, same tasks.
+The cells of `brought` with the base draft `smollm2-135m-eagle3@1` are measured by `benchmarks.paper.run`, and compared
+with EAGLE-1's cells of the paper's grid (`results/paper`), on the same prompts and tasks. `summary.json` has, for each
+domain, the ratios of the goals: `best` over LoRA with as many weights and over full fine-tuning, over EAGLE-1's `best`,
+and the recovery: the acceptance length of `best` on the tuned target over that of the imported draft on its own base
+target, same tasks.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ GOALS = {"best_over_lora_equal_bytes": 1.0, "best_over_full_ft": 1.0, "recovered
 
 @torch.inference_mode()
 def on_its_base(domain: PaperDomain, data: Path, path: Path) -> float:
-    """Acceptance length of the imported draft on its own base target, over a domain's tasks; measured once."""
+    """Return the acceptance length of the imported draft on its own base target, over a domain's tasks;
+    measured once.
+    """
     known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if domain.name not in known:
         target = load_target(TargetSpec(model=BASE_TARGET))
@@ -73,12 +76,12 @@ def on_its_base(domain: PaperDomain, data: Path, path: Path) -> float:
 
 
 def summary(found: dict[str, Any], eagle1: dict[str, Any], bases: dict[str, float]) -> dict[str, Any]:
-    """Ratios by domain; with several seeds, of the first, and all of them under `.seeds`.
+    """Compute ratios by domain; with several seeds, of the first, and all of them under `.seeds`.
 
     Args:
-        found: EAGLE-3's cells by name.
-        eagle1: Those of the paper's grid.
-        bases: The imported draft on its own base target, by domain.
+        found: Cells of EAGLE-3 by name.
+        eagle1: Cells of the paper's grid by name.
+        bases: Acceptance length of the imported draft on its own base target, by domain.
     """
     rows: dict[str, Any] = {}
     for domain, base in bases.items():
@@ -99,7 +102,7 @@ def summary(found: dict[str, Any], eagle1: dict[str, Any], bases: dict[str, floa
 
 
 def table(found: dict[str, Any], eagle1: dict[str, Any], rows: dict[str, Any]) -> str:
-    """Acceptance lengths by method and domain, EAGLE-1 beside EAGLE-3, and the goals."""
+    """Make the table of acceptance lengths by method and domain, EAGLE-1 beside EAGLE-3, and the goals."""
     domains = [each.name for each in SHIPPED if f"{each.name}-training-free-none-s0" in found]
     head = "".join(f" {name}, EAGLE-3 | {name}, EAGLE-1 |" for name in domains)
     lines = [f"| trees of 60 at T=0 |{head}", "|---|" + "---|" * (2 * len(domains))]
@@ -120,7 +123,7 @@ def _length(found: dict[str, Any], name: str) -> str:
 
 
 def main() -> None:
-    """Summary and table of the cells that are there."""
+    """Write summary and table of the existing cells."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder with eval/")
     arguments = parser.parse_args()

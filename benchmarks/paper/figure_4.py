@@ -1,4 +1,4 @@
-"""Figure 4: one answer with the base draft and with the adapted one; red is what the target had to correct."""
+"""Figure 4: one answer with the base draft and with the adapted one; tokens that the target corrected are red."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ COLUMNS, MOST_TOKENS = 74, 110
 
 @torch.inference_mode()
 def marks(target: Target, loaded: LoadedDraft, transcript: Transcript) -> tuple[list[tuple[str, bool]], float]:
-    """Pieces of text with whether each was drafted right, and the answer's acceptance length."""
+    """Return pieces of text, each with whether it was drafted right, and the answer's acceptance length."""
     head = loaded.draft.head(target.lm_head, loaded.vocab_W)
     replay = Replay(loaded.draft, target.embed, head, num_draft_tokens=CHAIN)
     stats = replay.run([transcript])[0]
-    right = [True]  # the prefill's token is nobody's draft
+    right = [True]  # the prefill's token is not drafted
     for count in replay.emitted[0]:
         right += [True] * (count - 1) + [count > CHAIN]
     answer = transcript.token_ids[transcript.num_prompt_tokens :]
@@ -38,7 +38,7 @@ def marks(target: Target, loaded: LoadedDraft, transcript: Transcript) -> tuple[
 
 
 def draw(panels: dict[str, list[tuple[str, bool]]], path: Path) -> None:
-    """Monospaced text, token by token."""
+    """Draw monospaced text, token by token."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 5))
@@ -61,7 +61,7 @@ def draw(panels: dict[str, list[tuple[str, bool]]], path: Path) -> None:
 
 
 def main() -> None:
-    """One HumanEval answer of the code target."""
+    """Draw one HumanEval answer of the code target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=SHARED_DATA)
     parser.add_argument("--base-draft", default=BASE_DRAFT)

@@ -1,4 +1,4 @@
-"""Is the gate used? Its weights over a target's answers, and what acceptance is left when it is held at their mean.
+"""The use of the gate: its weights over a target's answers, and the acceptance with the gate held at their mean.
 
 Shapes: N tokens, D hidden, L positions.
 """
@@ -22,7 +22,7 @@ from eda_service.targets.loader import Target
 
 
 def private_weights(draft: Draft, embed: nn.Module, texts: list[Transcript]) -> Tensor:
-    """g_p at every answer token (N,), the draft fed with the target's own features."""
+    """Compute g_p at every answer token (N,), with the target's own features as the draft's input."""
     ffn = draft.ffn
     assert isinstance(ffn, SharedPrivateFFN)
     assert ffn.gate is not None
@@ -42,7 +42,7 @@ def private_weights(draft: Draft, embed: nn.Module, texts: list[Transcript]) -> 
 def gate_statistics(
     target: Target, loaded: LoadedDraft, texts: list[Transcript], tree: TreeConfig
 ) -> dict[str, Any] | None:
-    """Numbers of one pack over transcripts; None where it has no gate."""
+    """Compute the numbers of one pack over transcripts; None if it has no gate."""
     ffn = loaded.draft.ffn
     if not isinstance(ffn, SharedPrivateFFN) or ffn.gate is None:
         return None

@@ -1,4 +1,4 @@
-"""What the project set itself, against what the cells say: one row a goal, met or not."""
+"""The project's goals compared with the cells: one row per goal, met or not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AT_MOST = {"math.trainable_fraction": 0.276, "math.train_seconds_eda_over_retrai
 
 
 def goal_rows(summary: dict[str, Any]) -> list[list[str]]:
-    """(name, goal, measured with the first seed, word, mean and spread over the seeds) of every goal."""
+    """Make the rows (name, goal, measured with the first seed, word, mean and spread over the seeds) of every goal."""
     rows = []
     for goals, word in ((AT_LEAST, "at least"), (AT_MOST, "at most")):
         for name, limit in goals.items():

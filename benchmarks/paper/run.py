@@ -1,9 +1,9 @@
 """Run cells of the grid, each once: `make bench NAME=paper` writes `benchmarks/results/paper/<cell>.json`.
 
 Data are generated once (`benchmarks.paper.data`); each cell then runs the product's own stages select and train (Ray
-Train with DeepSpeed) on them and is measured by replay (`eda_service.evaluation.replay`). A cell whose file is there is
+Train with DeepSpeed) on them and is measured by replay (`eda_service.evaluation.replay`). A cell whose file exists is
 skipped, or with `--measure-again` measured again with the pack that its training has left on this machine. Several
-processes may share the work, one per domain: `--domains math`. A target and tasks of your own: `--domain FILE`
+processes may share the work, one per domain: `--domains math`. `--domain FILE` adds a target and tasks of the user
 (`benchmarks.paper.domains`).
 """
 
@@ -54,11 +54,11 @@ CHAIN = 5
 
 @dataclass
 class Bench:
-    """What a domain's cells share.
+    """The common inputs of a domain's cells.
 
     Attributes:
         domain: Target, prompts and tasks.
-        base_draft: name@version.
+        base_draft: Base draft as name@version.
         data: Directory of the domain's files.
     """
 
@@ -68,7 +68,7 @@ class Bench:
 
     @property
     def home(self) -> Path:
-        """Where its runs lie: those of another base draft have the same names."""
+        """Directory of its runs, separate for each base draft, because cells have the same names."""
         return HOME if self.base_draft == BASE_DRAFT else HOME / self.base_draft.replace("@", "-")
 
     @cached_property
@@ -83,11 +83,11 @@ class Bench:
 
     @cached_property
     def prompts(self) -> Path:
-        """Training prompts."""
+        """Path of the training prompts."""
         return prompt_file(self.domain, self.data)
 
     def run(self, cell: Cell) -> dict[str, Any]:
-        """Train, measure, describe."""
+        """Train, measure and describe a cell."""
         started = time.monotonic()
         pack: Path | None = None
         made: dict[str, Any] = {}
@@ -109,7 +109,7 @@ class Bench:
         }
 
     def again(self, cell: Cell, result: dict[str, Any]) -> dict[str, Any] | None:
-        """A finished cell with its pack measured again; None if that is not on this machine."""
+        """Measure a finished cell's pack again; None if that is not on this machine."""
         pack = None if cell.method == "training-free" else pack_of(cell.name, self.home)
         if pack is not None and not is_whole(pack):
             return None
@@ -134,7 +134,7 @@ class Bench:
 
     @torch.inference_mode()
     def _measure(self, cell: Cell, pack: Path | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Acceptance by task and temperature, and how the gate was used on the first task."""
+        """Measure acceptance by task and temperature, and the use of the gate on the first task."""
         target, domain = self.target, self.domain
         loaded = load_drafts(find_draft(self.base_draft), pack, target=target)
         transcripts = transcripts_of(
@@ -157,12 +157,14 @@ class Bench:
 
 
 def pack_of(cell: str, home: Path = HOME) -> Path:
-    """Where a cell's training leaves its pack."""
+    """Return the directory in which a cell's training leaves its pack."""
     return RunDir.of_job(cell, home).root / Stage.TRAIN.value / "pack"
 
 
 def is_whole(pack: Path) -> bool:
-    """Whether the training that leaves a pack there has ended: while it runs, its best so far is there."""
+    """Whether the training that leaves a pack there has ended: while it runs, the directory has the best weights so
+    far.
+    """
     return pack.is_dir() and (pack.parent / "record.json").is_file()
 
 
@@ -194,14 +196,14 @@ def _described(generated: SelfGenManifest, selected: SelectionManifest, trained:
 def replayed(
     target: Target, loaded: LoadedDraft, texts: list[Transcript], tree: TreeConfig | None, temperature: float
 ) -> list[RequestStats]:
-    """Counts of a draft over transcripts."""
+    """Replay a draft over transcripts and return the counts."""
     head = loaded.draft.head(target.lm_head, loaded.vocab_W)
     replay = Replay(loaded.draft, target.embed, head, num_draft_tokens=CHAIN, tree=tree, batch_size=16)
     return replay.run(texts, temperature)
 
 
 def _chain(target: Target, loaded: LoadedDraft, texts: list[Transcript], temperature: float) -> list[RequestStats]:
-    """Chains: replayed at T=0, decoded at T>0."""
+    """Count chains: replayed at T=0, decoded at T>0."""
     if temperature == 0:
         return replayed(target, loaded, texts, None, 0.0)
     head = loaded.draft.head(target.lm_head, loaded.vocab_W)
@@ -212,7 +214,7 @@ def _chain(target: Target, loaded: LoadedDraft, texts: list[Transcript], tempera
 
 
 def counted(stats: list[RequestStats], temperature: float, depth: int) -> dict[str, Any]:
-    """A task's numbers."""
+    """Make a task's numbers from the counts."""
     row = summarise("", temperature, stats, num_draft_tokens=depth)
     return {
         "acceptance_length": round(row.acceptance_length, 4),
@@ -224,20 +226,20 @@ def counted(stats: list[RequestStats], temperature: float, depth: int) -> dict[s
 
 
 def headline(measured: dict[str, Any]) -> dict[str, float]:
-    """Means over tasks, trees at T=0."""
+    """Compute means over tasks, for trees at T=0."""
     lengths = [task["T0"]["tree"]["acceptance_length"] for task in measured.values()]
     mean = sum(lengths) / len(lengths)
     return {"acceptance_length": round(mean, 4), "mean_accepted": round(mean - 1.0, 4)}
 
 
 def cells(domain: str, groups: Iterable[str]) -> Iterator[Cell]:
-    """Group by group, so that the grid comes first."""
+    """Yield the cells group by group, so that the grid comes first."""
     for group in groups:
         yield from {**GROUPS, **BROUGHT}[group](domain)
 
 
 def arguments_of() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder with train/ and eval/")
     parser.add_argument("--base-draft", default=BASE_DRAFT)
@@ -253,7 +255,7 @@ def arguments_of() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Every cell that is not there yet."""
+    """Run every missing cell."""
     arguments = arguments_of()
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -272,7 +274,7 @@ def main() -> None:
 
 
 def run_once(bench: Bench, cell: Cell, path: Path, *, again: bool) -> None:
-    """Write a cell's result, if it is to be written."""
+    """Write a cell's result, unless it exists."""
     if path.exists() != again:
         return
     if cell.data == "original" and not bench.has_references:

@@ -1,7 +1,7 @@
-"""What `train.early_stopping_patience` would have done to the cells, read from their curves.
+"""The effect that `train.early_stopping_patience` would have had on the cells, computed from their curves.
 
-It leaves the schedule of the learning rate as it is and keeps the best weights, so a run with it is the same run, cut
-off: `eda_early_stopping` of the group `beyond` is there to show that.
+Early stopping leaves the schedule of the learning rate unchanged and keeps the best weights, so a run with it is a
+shortened run: `eda_early_stopping` of the group `beyond` shows that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PATIENCES = (1, 2, 3)
 
 
 def stopped_at(lengths: Sequence[float], patience: int) -> int:
-    """The last epoch trained; `lengths` are simulated acceptance before the first epoch and after each."""
+    """Return the last epoch trained; `lengths` are simulated acceptance before the first epoch and after each."""
     best = 0
     for epoch, length in enumerate(lengths):
         best = epoch if length > lengths[best] else best
@@ -25,8 +25,8 @@ def stopped_at(lengths: Sequence[float], patience: int) -> int:
 
 
 def stopping_rows(results: Iterable[dict[str, Any]]) -> list[list[str]]:
-    """By patience: how many cells would have ended early, the epochs spared in all of them together, and the best
-    simulated acceptance that was then still to come, over what they had: mean and most of those that end early.
+    """Make rows by patience: how many cells would have ended early, the epochs saved in all of them together, and the
+    relative loss of the best simulated acceptance: mean and maximum over those that end early.
     """
     curves = [[length for _, length in result["trained"]["curve"]] for result in results if result.get("trained")]
     curves = [curve for curve in curves if len(curve) > 1]

@@ -1,4 +1,4 @@
-"""The paper's tables and figures from the cells: `summary.json`, `tables.md` and PNGs under `results/paper`."""
+"""The paper's tables and figures made from the cells: `summary.json`, `tables.md` and PNGs under `results/paper`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SELECTION_PAIRS = {
     "pca50_over_random50": ("eda-selfgen", "eda_random_50-selfgen"),
     "pca50_over_reversed50": ("eda-selfgen", "eda_reversed_50-selfgen"),
 }
-"""Ratios of the summary: what is above, what is below, by method and data."""
+"""Ratios of the summary: numerator and denominator, by method and data."""
 FIGURES = {
     "figure-1.png": "Acceptance by method and domain",
     "figure-3.png": "Acceptance by budget and selector",
@@ -54,33 +54,34 @@ FIGURES = {
 
 
 def results(out: Path = OUT) -> dict[str, Result]:
-    """Finished cells by name."""
+    """Read the finished cells by name."""
     paths = sorted(out.glob("*-s*.json"))
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def domains_in(found: dict[str, Result]) -> list[str]:
-    """The paper's domains in its order, then others that have cells."""
+    """List the paper's domains in its order, then others that have cells."""
     return list(dict.fromkeys([*IN_PAPER, *(result["cell"]["domain"] for result in found.values())]))
 
 
 def task_length(result: Result, task: str, temperature: float, mode: str) -> float | None:
-    """A task's acceptance length, if it was measured."""
+    """Return a task's acceptance length, if it was measured."""
     found = result["tasks"][task].get(f"T{temperature:g}", {}).get(mode)
     return None if found is None else float(found["acceptance_length"])
 
 
 def mean_length(result: Result, temperature: float = 0.0, mode: str = "tree") -> float | None:
-    """Mean over the tasks."""
+    """Compute the mean over the tasks."""
     lengths = [task_length(result, task, temperature, mode) for task in result["tasks"]]
     return None if not lengths or None in lengths else fmean(length for length in lengths if length is not None)
 
 
 def ratio(found: dict[str, Result], domain: str, above: str, below: str, seed: int = 0) -> float | None:
-    """Of two cells' headline numbers, by method and data; None where one is missing. No training: one seed.
+    """Divide two cells' headline numbers, by method and data; None if one is missing. A cell without training has one
+    seed.
 
     Raises:
-        ValueError: They were measured on different tasks.
+        ValueError: The cells were measured on different tasks.
     """
     other = 0 if below == "training-free-none" else seed
     over, under = found.get(f"{domain}-{above}-s{seed}"), found.get(f"{domain}-{below}-s{other}")
@@ -95,8 +96,8 @@ def ratio(found: dict[str, Result], domain: str, above: str, below: str, seed: i
 
 
 def summary(found: dict[str, Result]) -> dict[str, Any]:
-    """The ratios asked for, under plain names: the first seed's, None where a cell is missing, and `.seeds`, what
-    every seed says whose cells are there.
+    """Compute the ratios of the goals, under plain names: the first seed's, None if a cell is missing, and under
+    `.seeds` those of every seed whose cells exist.
     """
     made: dict[str, Any] = {}
     for domain in domains_in(found):
@@ -114,8 +115,8 @@ def summary(found: dict[str, Result]) -> dict[str, Any]:
 
 
 def cost(found: dict[str, Result], domain: str) -> dict[str, Any]:
-    """EDA's training beside retraining from random weights on the same self-generated set: share of trained weights,
-    time of the whole training, and time until EDA's simulated acceptance is the best that retraining came to.
+    """Compare EDA's training with retraining from random weights on the same self-generated set: share of trained
+    weights, time of the whole training, and time until EDA's simulated acceptance reaches the best of retraining.
     """
     eda, retrained = (found.get(f"{domain}-{key}-selfgen-s0") for key in ("eda", "retrain"))
     if eda is None or retrained is None:
@@ -132,18 +133,18 @@ def cost(found: dict[str, Result], domain: str) -> dict[str, Any]:
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
-    """Markdown."""
+    """Write a Markdown table."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
 def shown(value: float | None) -> str:
-    """Two digits, or a dash."""
+    """Format a number with two digits, or as a dash."""
     return "-" if value is None else f"{value:.2f}"
 
 
 def goal_table(found: dict[str, Result]) -> list[str]:
-    """The project's goals, in its own domains."""
+    """Write the project's goals, in its own domains."""
     if not any(result["cell"]["domain"] in IN_PAPER for result in found.values()):
         return []
     head = ["ratio in `summary.json`", "goal", "measured", "", "over the seeds"]
@@ -152,7 +153,7 @@ def goal_table(found: dict[str, Result]) -> list[str]:
 
 
 def main_tables(found: dict[str, Result]) -> list[str]:
-    """Tables 1 to 3: every task, method and temperature of a domain."""
+    """Write Tables 1 to 3: every task, method and temperature of a domain."""
     lines: list[str] = []
     for number, domain in enumerate(domains_in(found), start=1):
         cells = {key: found[name] for key in NAMES if (name := f"{domain}-{key}-s0") in found}
@@ -174,14 +175,14 @@ def main_tables(found: dict[str, Result]) -> list[str]:
 
 
 def speedups(found: dict[str, Result], domain: str) -> dict[str, Result]:
-    """What `make bench NAME=paper-timed` found: by method and data, of the seed that was timed."""
+    """Return the results of `make bench NAME=paper-timed` by method and data, of the seed that was timed."""
     seeds = {key: [found.get(f"{domain}-{key}-s{seed}", {}) for seed in range(NUM_SEEDS)] for key in NAMES}
     timed = {key: next((r["speedup"] for r in results if r.get("speedup")), None) for key, results in seeds.items()}
     return {key: speedup for key, speedup in timed.items() if speedup is not None}
 
 
 def speed_table(found: dict[str, Result]) -> list[str]:
-    """Decoding with each draft beside decoding with none."""
+    """Write the table of decoding with each draft and without one."""
     timed_domains = {domain: timed for domain in domains_in(found) if (timed := speedups(found, domain))}
     columns = {(domain, temperature): timed for domain, timed in timed_domains.items() for temperature in (0, 1)}
     keys = [key for key in NAMES if any(key in timed for timed in columns.values())]
@@ -199,7 +200,7 @@ def speed_table(found: dict[str, Result]) -> list[str]:
 
 
 def cost_table(found: dict[str, Result]) -> list[str]:
-    """Table 4."""
+    """Write Table 4."""
     rows = []
     for method in ("retrain", "eda"):
         result = found.get(f"math-{method}-selfgen-s0")
@@ -219,7 +220,9 @@ def cost_table(found: dict[str, Result]) -> list[str]:
 
 
 def hours_table(found: dict[str, Result]) -> list[str]:
-    """What the cells took, a core each: self-generation by the first cell that needs it, training, measuring."""
+    """Write the time of the cells on one core each: self-generation by the first cell that needs it, training,
+    measuring.
+    """
     rows = []
     for group, cells in GROUPS.items():
         names = [cell.name for domain in domains_in(found) for cell in cells(domain) if cell.name in found]
@@ -230,7 +233,7 @@ def hours_table(found: dict[str, Result]) -> list[str]:
 
 
 def ablation_table(found: dict[str, Result], group: str, title: str) -> list[str]:
-    """One line per cell of a group, against the paper's recipe or the first candidate for `best`."""
+    """Write one line per cell of a group, compared with the paper's recipe or the first candidate for `best`."""
     cells: list[Cell] = list(GROUPS[group]("math"))
     base, candidate = found.get("math-eda-selfgen-s0"), found.get("math-candidate-selfgen-s0")
     if base is None:
@@ -258,11 +261,11 @@ SECOND_PAPER = {
     "curated prompts (another set of the domain)": "candidate-curated",
     "synthetic prompts (Magpie, from the tuned target)": "candidate-magpie",
 }
-"""Cells by what the paper on domain drafts (arXiv 2503.07807) compares: the first three, the last three."""
+"""Cells by the comparison of the paper on domain drafts (arXiv 2503.07807): the first three, the last three."""
 
 
 def second_paper_table(found: dict[str, Result]) -> list[str]:
-    """Distillation and data sources."""
+    """Write the table of distillation and data sources."""
     rows = []
     for words, key in SECOND_PAPER.items():
         result = found.get(f"math-{key}-s0")
@@ -275,7 +278,7 @@ def second_paper_table(found: dict[str, Result]) -> list[str]:
 
 
 def stopping_table(found: dict[str, Result]) -> list[str]:
-    """Early stopping, by patience."""
+    """Write the table of early stopping, by patience."""
     head = ["patience, epochs", "cells that end early", "epochs spared", "acceptance lost, mean of these", "most"]
     title = "### `train.early_stopping_patience`, read from every cell's curve of simulated acceptance"
     rows = stopping_rows(found.values())
@@ -283,7 +286,7 @@ def stopping_table(found: dict[str, Result]) -> list[str]:
 
 
 def figure_1(found: dict[str, Result], path: Path) -> None:
-    """Bars: training-free, Full-FT on original data, EDA, best; by domain."""
+    """Draw bars: training-free, Full-FT on original data, EDA, best; by domain."""
     from matplotlib.figure import Figure
 
     keys = ("training-free-none", "full_ft-original", "eda-selfgen", "best-selfgen")
@@ -300,7 +303,7 @@ def figure_1(found: dict[str, Result], path: Path) -> None:
 
 
 def figure_3(found: dict[str, Result], path: Path) -> None:
-    """Acceptance over the budget, by selector."""
+    """Draw acceptance over the budget, by selector."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""Evaluation sets, and what each tuned target answers to them: the transcripts every draft is held against."""
+"""Evaluation sets and each tuned target's answers to them: the transcripts that every draft is compared with."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ TEMPERATURES = (0.0, 1.0)
 def answered(
     target: Target, prompts: list[Prompt], temperature: float, captures: Sequence[int] = ()
 ) -> list[Transcript]:
-    """Prompts in shuffled order (some sets are sorted by subject), but for those that are too long, until there are
-    prompts and tokens enough, or no more prompts.
+    """Answer prompts in shuffled order (some sets are sorted by subject), except those that are too long, until there
+    are enough prompts and tokens, or no more prompts.
     """
     order = random.Random("tasks").sample(prompts, len(prompts))
     rendered = (render_prompt(target.tokenizer, prompt.messages) for prompt in order)
@@ -55,8 +55,8 @@ def transcripts_of(
     sampled: bool = True,
     captures: Sequence[int] = (),
 ) -> dict[tuple[str, float], list[Transcript]]:
-    """The target's answers by task and temperature, from the cache or written now. A file of the cache is of one
-    target, one set of prompts and the layers that the draft reads.
+    """Return the target's answers by task and temperature, from the cache or written now. A file of the cache belongs
+    to one target, one set of prompts and the layers that the draft reads.
     """
     cache.mkdir(parents=True, exist_ok=True)
     found: dict[tuple[str, float], list[Transcript]] = {}
@@ -74,7 +74,7 @@ def transcripts_of(
 
 
 def enough(texts: list[Transcript]) -> list[Transcript]:
-    """The first ones, as many as it takes for both counts."""
+    """Return the first transcripts that are enough for both counts."""
     num_tokens = 0
     for count, each in enumerate(texts, start=1):
         num_tokens += len(each.token_ids) - each.num_prompt_tokens
@@ -84,7 +84,7 @@ def enough(texts: list[Transcript]) -> list[Transcript]:
 
 
 def save(path: Path, transcripts: list[Transcript]) -> None:
-    """One file for a task's transcripts."""
+    """Write a task's transcripts to one file."""
     tensors = {}
     for i, each in enumerate(transcripts):
         tensors[f"{i}.token_ids"] = torch.tensor(each.token_ids)
@@ -96,7 +96,7 @@ def save(path: Path, transcripts: list[Transcript]) -> None:
 
 
 def load(path: Path) -> list[Transcript]:
-    """What `save` wrote."""
+    """Read what `save` wrote."""
     tensors = load_file(path)
     return [
         Transcript(tensors[f"{i}.token_ids"].tolist(), int(tensors[f"{i}.num_prompt_tokens"]), tensors[f"{i}.features"])

@@ -1,8 +1,9 @@
-"""Wall clock of the headline cells, for a quiet machine: `make bench NAME=paper-timed` fills in `speedup`.
+"""Wall-clock times of the headline cells, on an otherwise idle machine: `make bench NAME=paper-timed` fills in
+`speedup`.
 
-Every draft of a domain, and none, in turns over the same prompts, one at a time, as an endpoint decodes (chains whose
-depth adapts); medians of the repeats. A method is timed with the pack of its first seed that is on this machine: packs
-stay where their cells ran, only results are committed.
+All drafts of a domain, and no draft, run in turns over the same prompts, one at a time, as an endpoint decodes (chains
+with adaptive depth); results are medians of the repeats. A method is timed with the pack of its first seed that is on
+this machine: packs stay where their cells ran, only results are committed.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Timed:
     """A cell whose draft can be timed here.
 
     Attributes:
-        path: Of its result.
-        pack: What it trained; None for the base draft alone.
+        path: Path of its result.
+        pack: Directory of its pack; None for the base draft alone.
     """
 
     path: Path
@@ -51,7 +52,7 @@ class Timed:
         return found
 
     def add(self, temperature: float, row: SpeedRow, repeats: int) -> None:
-        """Write a measurement into the file, with where and when it was made."""
+        """Write a measurement into the file, with its machine and time."""
         speedup = (row.speedup_over_autoregressive, row.speedup_min, row.speedup_max)
         found = {key: round(value, 3) for key, value in zip(("median", "min", "max"), speedup, strict=True)}
         made = self.result["speedup"] or {}
@@ -61,7 +62,7 @@ class Timed:
 
 
 def timed_cells(domain: str, out: Path, home: Path = HOME) -> dict[str, Timed]:
-    """The cells to time by method and data: of each its first seed that has a result and its pack here."""
+    """Return the cells to time by method and data: of each the first seed that has a result and its pack here."""
     found: dict[str, Timed] = {}
     for key in TIMED:
         for seed in range(NUM_SEEDS):
@@ -104,7 +105,7 @@ def time_domain(domain: PaperDomain, data: Path, out: Path, prompts_per_task: in
 
 
 def main() -> None:
-    """Domain by domain."""
+    """Time the domains one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=SHARED_DATA)
     parser.add_argument("--domains", help="shipped ones, separated by commas; default: all")

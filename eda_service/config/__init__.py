@@ -1,1 +1,1 @@
-"""Every knob once: of jobs, deployments and presets."""
+"""Settings of jobs, deployments and presets, each defined in one place."""

@@ -1,4 +1,4 @@
-"""What every config has in common."""
+"""The base class of all configs and the type of names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from eda_service.names import NAME_PATTERN
 
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
-"""What is served or published under a name of ours, by the rule of `eda_service.names`."""
+"""Name of a pack, draft or deployment, valid by `eda_service.names`."""
 
 
 class Config(BaseModel):

@@ -1,4 +1,4 @@
-"""What a job's pack has to gain before it is served."""
+"""The gain that a job's pack must have before it is served."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from eda_service.config.base import Config
 
 
 class DeployConfig(Config):
-    """Whether the finished pack is served, and what it has to gain over what it would replace. Ours."""
+    """Whether the finished pack is served, and its required gain over the pack that it would replace.
+    Not in the paper.
+    """
 
     enabled: bool = Field(True, description="false: the pack is published and no deployment is made or changed")
     min_gain: float = Field(
@@ -28,5 +30,5 @@ class DeployConfig(Config):
 
     @property
     def is_open(self) -> bool:
-        """Whether every pack is deployed, whatever it measured."""
+        """Whether every pack is deployed, whatever its measured gain."""
         return self.min_gain == 0 and not self.min_speed_gain

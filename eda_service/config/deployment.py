@@ -1,4 +1,4 @@
-"""Every knob of a deployment, as `eda_service.config.job` has those of an adaptation."""
+"""Settings of a deployment; `eda_service.config.job` has those of an adaptation."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MIN_KEPT_PROMPTS = 16
 
 
 class Accelerator(StrEnum):
-    """What vLLM computes on."""
+    """Devices that vLLM can compute on."""
 
     CPU = "cpu"
     GPU = "gpu"
 
 
 class DriftConfig(Config):
-    """When a deployment's acceptance counts as fallen, and what then happens. Ours; the paper has no such thing."""
+    """Conditions under which a deployment's acceptance counts as fallen, and the reaction to it. Not in the paper."""
 
     below: float = Field(0.8, gt=0.0, le=1.0, description="fraction of the pack's evaluation under which it has fallen")
     min_rounds: int = Field(2000, ge=10, le=10_000_000, description="rounds that one judgement looks back on")
@@ -51,8 +51,8 @@ class DriftConfig(Config):
 
 
 class EngineLimits(Config):
-    """What one engine of an endpoint takes. Deployments on one base share an engine, so it belongs to the service; a
-    deployment on vLLM has the first two in its own `vllm`. Ours, for a small model on a small machine.
+    """Limits of one engine of an endpoint. Deployments on one base share an engine, so it belongs to the service; a
+    deployment on vLLM has the first two in its own `vllm`. The defaults are for a small model on a small machine.
     """
 
     context: int = Field(2048, ge=16, le=1_048_576, description="tokens of prompt and answer; the target's own at most")
@@ -61,7 +61,7 @@ class EngineLimits(Config):
 
 
 class VllmConfig(VllmSettings):
-    """How vLLM serves a deployment. Defaults without a source are ours, for a small model on a small machine."""
+    """Settings of vLLM for a deployment. Defaults without a source are for a small model on a small machine."""
 
     form: Literal["plugin", "dense"] = Field("plugin", description="of the exported draft; dense folds the gate")
     num_draft_tokens: int = Field(3, ge=1, le=16, description="K of its chains: vLLM does not adapt their depth")
@@ -99,7 +99,7 @@ class VllmConfig(VllmSettings):
 
 
 class EngineSpec(Config):
-    """What decodes a deployment."""
+    """The engine that decodes a deployment."""
 
     kind: EngineKind = EngineKind.EDA
     accelerator: Accelerator = Accelerator.CPU

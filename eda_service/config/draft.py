@@ -1,4 +1,4 @@
-"""Which draft pretraining makes."""
+"""The draft that pretraining makes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from eda_service.config.base import Config
 
 
 class DraftKind(StrEnum):
-    """Which class of draft pretraining makes."""
+    """Kinds of drafts that pretraining makes."""
 
     EAGLE1 = "eagle1"
     EAGLE3 = "eagle3"
 
 
 class DraftSpec(Config):
-    """The draft that pretraining makes; an adaptation trains beside its base draft, whatever that is."""
+    """The draft that pretraining makes; an adaptation ignores it and uses its base draft."""
 
     kind: DraftKind = Field(DraftKind.EAGLE1, description="class of the draft")
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(

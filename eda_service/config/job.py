@@ -1,4 +1,4 @@
-"""Every knob of an adaptation, once: frozen pydantic models with bounds, units and the source of each default.
+"""The settings of an adaptation: frozen pydantic models with bounds, units and the source of each default.
 
 `AdaptConfig` is what a job carries; each stage receives its own part. Derived forms (DeepSpeed dict, Ray resources) are
 made from these in `eda_service.pipeline` and `eda_service.raycluster`, never written by hand elsewhere.
@@ -26,7 +26,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 class Method(StrEnum):
-    """What is trained (Table 1 of the paper)."""
+    """Training methods (Table 1 of the paper)."""
 
     EDA = "eda"
     FULL_FT = "full_ft"
@@ -42,7 +42,7 @@ class Mix(StrEnum):
 
 
 class Selector(StrEnum):
-    """Which samples stay (Section 5.3)."""
+    """Selectors of the samples to train on (Section 5.3)."""
 
     PCA = "pca"
     RANDOM = "random"
@@ -51,7 +51,7 @@ class Selector(StrEnum):
 
 
 class EngineKind(StrEnum):
-    """Who decodes: the project's own engine, or vLLM."""
+    """Engines that decode: the project's own, or vLLM."""
 
     EDA = "eda"
     VLLM = "vllm"
@@ -84,7 +84,7 @@ class TargetSpec(Config):
 
 
 class DatasetSpec(Config):
-    """Where the domain prompts come from."""
+    """The source of the domain prompts."""
 
     source: str = Field(
         "self",
@@ -103,7 +103,7 @@ class DatasetSpec(Config):
 
 
 class Answers(StrEnum):
-    """Whose answers a draft learns: the target's own (Eqs. 8-9), or those the data set brings (the paper's "original
+    """The answers that a draft learns: the target's own (Eqs. 8-9), or those of the data set (the paper's "original
     data").
     """
 
@@ -161,7 +161,7 @@ class SelectionConfig(Config):
 
 
 class TrainBackend(StrEnum):
-    """What takes the optimizer steps."""
+    """Backends that take the optimizer steps."""
 
     DEEPSPEED = "deepspeed"
     TORCH = "torch"
@@ -286,12 +286,12 @@ class EvalConfig(Config):
 
     @property
     def serving_chain(self) -> int:
-        """The most draft tokens per round where time counts."""
+        """Largest number of draft tokens per round in the measurement of speed."""
         return self.served_draft_tokens or self.num_draft_tokens
 
     @property
     def depth(self) -> int:
-        """The most tokens a round of the acceptance measurement can accept."""
+        """Largest number of tokens that a round of the acceptance measurement can accept."""
         return self.num_draft_tokens if self.tree is None else self.tree.depth
 
 
@@ -340,7 +340,9 @@ class AdaptConfig(Config):
 
     @property
     def public_name(self) -> str:
-        """Name of the published pack and of the served pair: as asked for, else the adapter's or model's last part."""
+        """Name of the published pack and of the served pair: the one asked for, else the last part of the adapter's or
+        model's name.
+        """
         source = self.target.adapter or self.target.model
         return self.served_name or as_name(source.rstrip("/").rsplit("/", 1)[-1])
 

@@ -10,7 +10,7 @@ from eda_service.config.base import Config
 
 
 class DistributionLoss(StrEnum):
-    """How far the draft's distribution is from the target's: Eq. 10's soft cross-entropy (KL up to a constant), total
+    """Distances of the draft's from the target's distribution: Eq. 10's soft cross-entropy (KL up to a constant), total
     variation distance, or the negative logarithm of the acceptance rate (arXiv 2602.23881); or cross-entropy with the
     tokens of the answer alone, all that a black-box target shows (arXiv 2503.07807).
     """

@@ -1,7 +1,7 @@
-"""Values over values: how what is given by hand, by file or by request goes on top of a preset.
+"""Overrides: values given by hand, by file or by request replace those of a preset.
 
-Everything becomes a nested dict and is merged by one rule, whether it was written as JSON, as `section.field=value`, or
-as an argument of its own.
+All values become a nested dict and are merged by one rule, whether they were written as JSON, as `section.field=value`,
+or as an argument of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from eda_service.errors import InputError
 
 
 def merge(base: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested overrides on top of a nested dict; values that are not dicts replace."""
+    """Put nested overrides on top of a nested dict; a value that is not a dict replaces the old one."""
     merged = dict(base)
     for key, value in overrides.items():
         old = merged.get(key)
@@ -23,13 +23,13 @@ def merge(base: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def at_path(path: str, value: Any) -> dict[str, Any]:
-    """`a.b` and a value as `{"a": {"b": value}}`."""
+    """Turn the path `a.b` and a value into `{"a": {"b": value}}`."""
     head, dot, rest = path.partition(".")
     return {head: at_path(rest, value) if dot else value}
 
 
 def at_paths(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted path as one nested dict, later ones winning."""
+    """Turn values by dotted path into one nested dict; later values replace earlier ones."""
     nested: dict[str, Any] = {}
     for path, value in values.items():
         nested = merge(nested, at_path(path, value))
@@ -37,10 +37,12 @@ def at_paths(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_assignments(texts: Iterable[str]) -> dict[str, Any]:
-    """What several `--set section.field=value` say: `{"section": {"field": value}}`; no JSON is a string.
+    """Parse assignments `section.field=value` into `{"section": {"field": value}}`; a value that is not JSON is a
+    string.
 
     Raises:
-        InputError: No `=`, an empty part in the path, or a path through a value that another one has set.
+        InputError: An assignment has no `=`, an empty part in its path, or a path through a value that another one has
+            set.
     """
     nested: dict[str, Any] = {}
     for text in texts:

@@ -23,7 +23,7 @@ from eda_service.config.overrides import merge
 from eda_service.errors import InputError
 from eda_service.names import did_you_mean
 
-_LEAST_PROMPTS = 8  # of a data set, as its config has it
+_LEAST_PROMPTS = 8  # the limit of a data set's config
 _PAPER: dict[str, Any] = {
     "dataset": {"num_prompts": 68_000},
     "selection": {"method": "pca", "keep_fraction": 0.5, "quantile": 0.9},
@@ -109,15 +109,15 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Every preset's name, sorted."""
+    """List every preset's name, sorted."""
     return tuple(sorted(_PRESETS))
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Overrides of a preset, as a fresh nested dict.
+    """Return the overrides of a preset, as a fresh nested dict.
 
     Raises:
-        InputError: No preset of that name.
+        InputError: No preset has that name.
     """
     if name not in _PRESETS:
         close = did_you_mean(name, _PRESETS)
@@ -126,11 +126,11 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def on_preset(below: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Overrides on top of a preset, by the one rule of whose prompts are held out.
+    """Put overrides on top of a preset, with one rule for held-out prompts.
 
-    Prompts of one's own bring their own held-out split: where the overrides name `dataset.source` and say nothing of
-    `eval_dataset`, the preset's is left out, so that a draft adapted to one domain is not measured on another. Of
-    held-out prompts whose number nobody says, as many are read as the evaluation takes.
+    A data set of the user's own brings its own held-out split: if the overrides name `dataset.source` and leave
+    `eval_dataset` open, the preset's is left out, so that a draft adapted to one domain is not measured on another. If
+    the number of held-out prompts is not given, as many are read as the evaluation takes.
     """
     merged = merge(below, overrides)
     held_out, evaluation = merged.get("eval_dataset"), merged.get("evaluation")

@@ -1,4 +1,4 @@
-"""Settings that versions before had: what is stored with them is read without them, what is asked with them is refused.
+"""Settings of earlier versions: they are ignored in stored configs and refused in new requests.
 
 A run directory, a pack and a row of the database hold every setting of the version that wrote them.
 """
@@ -11,24 +11,24 @@ from typing import Any
 from pydantic import ValidationInfo
 
 ASKED = {"asked": True}
-"""The validation context of settings that somebody asks for now, rather than reads from where they were stored."""
+"""Validation context for settings of a new request, as opposed to settings that were stored."""
 
 _VLLM = {
     "vllm_cache_gib": "kv_cache_gib",
     "vllm_eager": "enforce_eager",
     "vllm_gpu_fraction": "gpu_memory_fraction",
 }
-"""Of `selfgen`, and what they are called in `target.vllm`."""
+"""Old settings of `selfgen`, with their names in `target.vllm`."""
 _SHARED_FRACTION = 0.6
-"""What `vllm_gpu_fraction` was by itself, when each actor held the target twice."""
+"""Effective fraction of a plain `vllm_gpu_fraction` when each actor held the target twice."""
 _EARLY = ("early_epochs", "early_fraction")
 
 
 def without_early_training(values: Any, info: ValidationInfo) -> Any:
-    """`train` without the two settings of early training (ADR 0021).
+    """Drop the two settings of early training (ADR 0021) from `train`.
 
     Raises:
-        ValueError: They are asked for, and would have changed something.
+        ValueError: A new request has them with values that would have changed something.
     """
     if not isinstance(values, Mapping):
         return values
@@ -42,8 +42,8 @@ def without_early_training(values: Any, info: ValidationInfo) -> Any:
 
 
 def with_engine_of_target(values: Any) -> Any:
-    """A job's settings with the engine at its target, where versions before had it in `selfgen`: there it wrote the
-    answers alone, now it does everything that needs the target. Both names in one config: the new one counts.
+    """Move the engine from `selfgen`, where earlier versions had it, to the job's target. There it only wrote the
+    answers; now it does everything that needs the target. If a config has both names, the new one counts.
     """
     selfgen = values.get("selfgen") if isinstance(values, Mapping) else None
     if not isinstance(selfgen, Mapping) or not selfgen.keys() & {"engine", *_VLLM}:

@@ -1,7 +1,7 @@
-"""What a job may be: an adaptation, an import of a draft, or a measurement of one.
+"""The kinds of jobs: an adaptation, an import of a draft, or a measurement of one.
 
-One queue holds all kinds. A kind is one config here, found by `kind`; a stored config that names none is an
-adaptation's, so that rows and run directories of versions before load, and theirs are written as before.
+One queue holds all kinds. A kind is one config here, found by `kind`; a stored config without `kind` is an
+adaptation's, so that rows and run directories of earlier versions load, and adaptations are written without it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from eda_service.names import as_name
 
 
 class JobKind(StrEnum):
-    """What a job does, and with it which entry point it runs."""
+    """The kind of a job, which decides its entry point."""
 
     ADAPT = "adapt"
     IMPORT_DRAFT = "import_draft"
@@ -26,10 +26,10 @@ class JobKind(StrEnum):
 
 
 ID_PREFIXES: dict[JobKind, str] = {JobKind.ADAPT: "adapt", JobKind.IMPORT_DRAFT: "import", JobKind.MEASURE: "measure"}
-"""What the id of a queued job begins with."""
+"""Prefix of a queued job's id, by kind."""
 
 MAX_CHECK_PROMPTS = 128
-"""General prompts that come with the package."""
+"""Largest number of prompts of a check: the general prompts that the package ships."""
 _USUAL_PROMPTS, _MAX_PROMPTS = 32, 100_000
 
 DraftName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -38,7 +38,7 @@ FieldValue = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class TaskConfig(Config):
-    """What imports and measurements have in common: one target, looked at by one process."""
+    """The fields that imports and measurements share: one target, used by one process."""
 
     target: TargetSpec = Field(description="the model that the draft is for")
     use_gpu: bool = Field(False, description="reserve a GPU; no: on the CPU")
@@ -47,7 +47,7 @@ class TaskConfig(Config):
 
 
 class ImportConfig(TaskConfig):
-    """Bring a draft that was made elsewhere: read in its dialect, checked, registered as name@version."""
+    """The import of a draft that was made elsewhere: read in its dialect, checked, registered as name@version."""
 
     kind: Literal["import_draft"] = "import_draft"
     source: str = Field(min_length=1, max_length=512, description="directory, or Hugging Face id")
@@ -66,12 +66,12 @@ class ImportConfig(TaskConfig):
 
     @property
     def draft_name(self) -> str:
-        """The name that it is registered under."""
+        """The name under which the draft is registered."""
         return self.name or as_name(self.source.rstrip("/").rsplit("/", 1)[-1])
 
 
 class MeasureConfig(TaskConfig):
-    """Measure a draft, or a draft and a pack, on a target and prompts."""
+    """The measurement of a draft, or a draft with a pack, on a target and prompts."""
 
     kind: Literal["measure"] = "measure"
     draft: DraftName = Field(description="name@version of a registered draft")
@@ -89,13 +89,13 @@ class MeasureConfig(TaskConfig):
 
     @property
     def num_prompts(self) -> int:
-        """Prompts that are answered."""
+        """Number of prompts that are answered."""
         return self.dataset.num_prompts
 
     @field_validator("dataset", mode="before")
     @classmethod
     def _usual_number(cls, value: Any) -> Any:
-        """A measurement asks fewer prompts than an adaptation, where no number is given."""
+        """Set the default number of prompts, which is smaller for a measurement than for an adaptation."""
         if isinstance(value, DatasetSpec) and "num_prompts" not in value.model_fields_set:
             return value.model_copy(update={"num_prompts": _USUAL_PROMPTS})
         return {"num_prompts": _USUAL_PROMPTS, **value} if isinstance(value, Mapping) else value
@@ -125,19 +125,19 @@ _CONFIGS: dict[JobKind, type[Task]] = {
 
 
 def kind_of(task: Task) -> JobKind:
-    """Which kind of job a config is of."""
+    """Return the kind of a job from its config."""
     return JobKind.ADAPT if isinstance(task, AdaptConfig) else JobKind(task.kind)
 
 
 def draft_named_by(task: Task) -> str | None:
-    """The base draft that a job needs, as its config names it; None for one that brings its own."""
+    """Return the base draft that a job needs, as its config names it; None for a job that brings its own."""
     if isinstance(task, ImportConfig):
         return None
     return task.base_draft if isinstance(task, AdaptConfig) else task.draft
 
 
 def _of_its_kind(value: Any) -> Any:
-    """A stored config as the class that its kind names."""
+    """Turn a stored config into the class that its kind names."""
     if not isinstance(value, Mapping):
         if isinstance(value, AdaptConfig | ImportConfig | MeasureConfig):
             return value
@@ -149,15 +149,15 @@ def _of_its_kind(value: Any) -> Any:
 
 
 AnyTask = Annotated[Task, BeforeValidator(_of_its_kind)]
-"""A field that holds the config of any kind of job."""
+"""A config of any kind of job, as the type of a field."""
 
 _STORED: TypeAdapter[Task] = TypeAdapter(AnyTask)
 
 
 def parse_task(stored: Mapping[str, Any]) -> Task:
-    """A stored config.
+    """Parse a stored config.
 
     Raises:
-        ValueError: It is none, or of a kind that this version does not know.
+        ValueError: The value is no config, or is of a kind that this version does not know.
     """
     return _STORED.validate_python(stored)

@@ -1,4 +1,4 @@
-"""Where a job's curves go besides its own files."""
+"""Trackers for a job's curves besides its own files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from eda_service.config.base import Config
 
 
 class Tracker(StrEnum):
-    """Who keeps a job's curves besides TensorBoard's files."""
+    """Trackers that store a job's curves besides TensorBoard's files."""
 
     MLFLOW = "mlflow"
     WANDB = "wandb"
 
 
 class TrackConfig(Config):
-    """Where training curves and the evaluation go besides TensorBoard files, which are always written. Ours."""
+    """Trackers for training curves and the evaluation, besides TensorBoard files, which are always written."""
 
     to: tuple[Tracker, ...] = Field(
         (),

@@ -1,4 +1,4 @@
-"""How vLLM runs a target: what jobs and deployments set alike, and what only jobs do."""
+"""Settings of vLLM: those of jobs and deployments, and those of jobs alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from eda_service.config.base import Config
 
 
 class VllmSettings(Config):
-    """What an engine takes of the machine, whatever it decodes for."""
+    """The resources of the machine that an engine takes."""
 
     tensor_parallel_size: int = Field(1, ge=1, le=64, description="GPUs of one engine, or CPU ranks")
     gpu_memory_fraction: float = Field(0.9, gt=0.0, le=1.0, description="of each GPU, for weights and cache (vLLM)")
@@ -17,7 +17,7 @@ class VllmSettings(Config):
 
 
 class VllmSpec(VllmSettings):
-    """How vLLM runs a target for the stages of a job."""
+    """Settings of vLLM for the stages of a job."""
 
     gpus_per_node: int = Field(
         8, ge=1, le=64, description="of each machine; an engine of more GPUs takes all of several machines"
@@ -25,7 +25,7 @@ class VllmSpec(VllmSettings):
 
     @property
     def nodes(self) -> int:
-        """Machines of one engine on GPUs."""
+        """Number of machines of one engine on GPUs."""
         return max(1, self.tensor_parallel_size // self.gpus_per_node)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Which requests an engine takes, and which of them it prefills together."""
+"""Admission: the requests that an engine takes, and the groups in which it prefills them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_request(prompt_ids: Sequence[int], params: SamplingParams, *, vocab_si
 
     Raises:
         RequestError: Empty prompt, a token out of vocabulary, or every token suppressed.
-        ContextLengthError: More tokens than the context holds.
+        ContextLengthError: The request needs more tokens than the context holds.
     """
     if not prompt_ids:
         raise RequestError("the prompt is empty; send at least one token", param="prompt")
@@ -53,7 +53,9 @@ def check_request(prompt_ids: Sequence[int], params: SamplingParams, *, vocab_si
 
 
 def prefill_groups(arrived: Sequence[LiveRequest]) -> list[list[LiveRequest]]:
-    """Requests in groups of like length, each padded by little and within a prefill's tokens."""
+    """Group requests of similar prompt length, so that a group needs little padding and fits the tokens
+    of one prefill.
+    """
     groups: list[list[LiveRequest]] = []
     tokens = 0
     for request in sorted(arrived, key=lambda each: len(each.prompt_ids)):

@@ -17,10 +17,10 @@ DEFAULT_CHAIN = 5
 
 
 def load_drafts(base_dir: Path, pack_dir: Path | None, *, target: TargetEnds) -> LoadedDraft:
-    """A draft ready to decode beside a target, in the target's dtype.
+    """Load a draft ready to decode beside a target, in the target's dtype.
 
     Raises:
-        TargetIncompatibleError: It reads layers that the target does not have.
+        TargetIncompatibleError: The draft reads layers that the target does not have.
     """
     if pack_dir is None:
         loaded = load_base_draft(base_dir, dtype=target.dtype)
@@ -32,10 +32,12 @@ def load_drafts(base_dir: Path, pack_dir: Path | None, *, target: TargetEnds) ->
 
 
 def load_first_step(base_dir: Path, *, target: TargetEnds) -> Draft:
-    """The part of a base draft that makes its first state of what a target says, beside that target and in its dtype.
+    """Load the part of a base draft that makes its first state from the target's states.
+
+    It has the target's device and dtype.
 
     Raises:
-        TargetIncompatibleError: It reads layers that the target does not have.
+        TargetIncompatibleError: The draft reads layers that the target does not have.
     """
     draft = load_start(base_dir, dtype=target.dtype, device=target.device)
     check_reads(draft.config, target.config.num_hidden_layers)
@@ -52,16 +54,17 @@ def make_engine(
     tree: TreeConfig | None = None,
     adaptive: bool = False,
 ) -> Engine:
-    """An engine over a loaded target: speculative with a draft, autoregressive without.
+    """Make an engine over a loaded target: speculative with a draft, autoregressive without.
 
     Args:
-        target: What decodes.
-        loaded: Its draft, if any.
+        target: The target that decodes.
+        loaded: The target's draft; None decodes autoregressively.
         num_draft_tokens: K, or the longest chain where depth adapts.
-        max_batch: Live requests at once.
-        max_tokens: Prompt plus answer of any request.
-        tree: Draft trees instead of chains.
-        adaptive: Draft as deep as pays, as an endpoint does; otherwise always K, as acceptance is measured.
+        max_batch: Largest number of requests that are decoded at the same time.
+        max_tokens: Largest sum of prompt and answer tokens of a request.
+        tree: Shape of draft trees; None drafts chains.
+        adaptive: Choose the depth of each round by its measured gain, as an endpoint does; otherwise the depth is
+            always K, as measurements of acceptance need it.
     """
     head = None if loaded is None else loaded.draft.head(target.lm_head, loaded.vocab_W)
     return Engine(

@@ -36,22 +36,24 @@ from eda_service.targets.loader import Target
 
 
 class Engine:
-    """Continuous batching over one target: with one draft or none, or with many variants (`add_variant`), each with an
-    adapter and a draft of its own, in one batch.
+    """Decodes many requests in one continuous batch over one target: with one draft or none, or with many variants
+    (`add_variant`), each of which has an adapter and a draft of its own.
 
     Args:
         target: Frozen target.
         draft: Draft, or None for autoregressive decoding.
         draft_head: The rows of the target's head the draft scores; needed with a draft.
         num_draft_tokens: K, longest chain; ignored without a draft and with a tree.
-        tree: Draft trees instead of chains.
-        policy: How deep each round drafts; default: always as deep as it may.
-        max_batch: Live requests at once; more wait in order of arrival.
-        max_tokens: Prompt plus answer of any request; capped by the target's context.
+        tree: Shape of draft trees; None drafts chains.
+        policy: Policy that chooses the depth of each round; default: always the greatest depth.
+        max_batch: Largest number of requests in the batch; more requests wait in order of arrival.
+        max_tokens: Largest sum of prompt and answer tokens of a request; capped by the target's context.
         capture_features: Hand out the target's states when a request ends.
-        captures: Layers of them that a draft will read, where none is here; none: what the head reads.
-        one_order: A greedy or seeded request has one answer, whatever else is decoded (`targets.tiles`); slower.
-        seed: Of the streams of requests that bring none.
+        captures: Layers whose states a draft elsewhere will read, if this engine has no draft; empty: only the states
+            that the head reads.
+        one_order: Give a greedy or seeded request the same answer whatever else is in the batch (`targets.tiles`); this
+            is slower.
+        seed: Seed of the random streams of requests without a seed of their own.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Engine:
             self._propose_with(decoding_draft)
 
     def _propose_with(self, decoding_draft: DecodingDraft) -> None:
-        """Make the proposer with the first draft; later ones must be of its shape."""
+        """Make the proposer from the first draft; later drafts must have the same shape."""
         if self._proposer is None:
             most = self.max_tokens + self._num_places + 1
             self._proposer = Proposer(decoding_draft, self.target.embed, num_slots=self.max_batch, max_tokens=most)
@@ -109,23 +111,23 @@ class Engine:
 
     @property
     def num_draft_tokens(self) -> int:
-        """The most a round can accept; 0 without a draft."""
+        """The largest number of drafted tokens that a round can accept; 0 without a draft."""
         return 0 if self._proposer is None else self._depth
 
     def add_variant(
         self, name: str, *, adapter: Adapter | None = None, decoding_draft: DecodingDraft | None = None
     ) -> Variant:
-        """Serve one more variant, or a new version of one: requests submitted from now on get it, those that have
-        begun end on the version they began with.
+        """Serve one more variant, or a new version of one. Requests submitted from now on get the new version; requests
+        that have begun end on the version they began with.
 
         Args:
-            name: What `submit` names.
-            adapter: What it adds to the target; None: nothing.
-            decoding_draft: Its draft; None decodes autoregressively.
+            name: Name of the variant, to be given to `submit`.
+            adapter: LoRA adapter over the target; None: the target itself.
+            decoding_draft: Draft of the variant; None decodes autoregressively.
 
         Raises:
             TargetIncompatibleError: Adapter or draft does not fit the target.
-            ResourceError: Too many ranks of adapters.
+            ResourceError: The sum of the adapters' ranks is above the limit.
         """
         if decoding_draft is not None:
             self._propose_with(decoding_draft)
@@ -134,31 +136,31 @@ class Engine:
         return variant
 
     def remove_variant(self, name: str) -> None:
-        """Take no more requests for a variant; what it holds is freed with its last request.
+        """Take no more requests for a variant; its memory is freed when its last request ends.
 
         Raises:
-            NotFoundError: No such variant.
+            NotFoundError: The engine has no such variant.
         """
         self._variants.remove(name)
         self._forget_rows()
 
     def variant_loads(self) -> dict[str, VariantLoad]:
-        """What each variant takes now."""
+        """Return memory and number of requests of each variant now."""
         return self._variants.loads()
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would do anything."""
+        """Whether any request waits or runs."""
         return bool(self._waiting or self._live or self._cancelled)
 
     @property
     def num_waiting(self) -> int:
-        """Requests not yet prefilled."""
+        """Number of requests that have not been prefilled."""
         return len(self._waiting)
 
     @property
     def num_running(self) -> int:
-        """Requests in the batch."""
+        """Number of requests in the batch."""
         return len(self._live)
 
     def submit(
@@ -173,16 +175,17 @@ class Engine:
         """Queue a request; it joins the batch at the next round with a free slot.
 
         Args:
-            request_id: What its outputs are known by.
-            prompt_ids: At least one.
-            params: How it is decoded.
-            variant: Whose target, and draft, it gets.
-            draft_of: The variant whose draft it gets instead: what is said stays the target's, only its speed differs.
+            request_id: Id that the request's outputs carry.
+            prompt_ids: Token ids of the prompt, one or more.
+            params: Sampling parameters of the request.
+            variant: Variant whose target (and draft) decodes the request.
+            draft_of: Another variant whose draft is used instead; the text stays the target's own, only the speed
+                changes.
 
         Raises:
-            NotFoundError: No such variant.
+            NotFoundError: The engine has no such variant.
             RequestError: Empty prompt, or a prompt or stop token out of vocabulary.
-            ContextLengthError: More tokens than the context holds.
+            ContextLengthError: The request needs more tokens than the context holds.
         """
         chosen = self._variants[variant]
         check_request(prompt_ids, params, vocab_size=self.target.vocab_size, max_tokens=self.max_tokens)
@@ -206,7 +209,9 @@ class Engine:
 
     @torch.inference_mode()
     def cancel(self, request_id: str) -> None:
-        """Drop a request; its slot is free at the next round. Unknown ids are ignored (it may have just ended)."""
+        """Drop a request; its slot is free at the next round. Unknown ids are ignored: the request may
+        have just ended.
+        """
         for request in list(self._waiting):
             if request.request_id == request_id:
                 self._waiting.remove(request)
@@ -220,7 +225,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
-        """Admit what fits, then one round for all live requests."""
+        """Admit the waiting requests that fit, then run one round for all live requests."""
         outputs, self._cancelled = self._cancelled, []
         with tiles.one_order(self._one_order):
             while self._waiting and len(self._live) < self.max_batch:
@@ -231,7 +236,9 @@ class Engine:
         return outputs
 
     def _arrivals(self) -> list[list[LiveRequest]]:
-        """Waiting requests that fit the free slots, first come first, in groups that prefill with little padding."""
+        """Take the waiting requests that fit the free slots, in order of arrival, in groups that need
+        little padding.
+        """
         free = self.max_batch - len(self._live)
         return prefill_groups([self._waiting.popleft() for _ in range(min(free, len(self._waiting)))])
 
@@ -286,10 +293,12 @@ class Engine:
         return outputs
 
     def _leave_ended(self, outputs: Sequence[StepOutput], *, first_slot: int) -> None:
-        """Free the slots of ended requests, highest first, so that what moves is not to be freed itself."""
+        """Free the slots of ended requests, highest slot first, so that no row is moved that is itself about to be
+        freed.
+        """
         for i in reversed(range(len(outputs))):
             if outputs[i].finish_reason == "error":
-                # A mask cannot hide a NaN from whoever gets this slot next.
+                # Masks do not hide a NaN from the request that gets this slot next.
                 self._cache.clear(first_slot + i)
                 if self._proposer is not None:
                     self._proposer.cache.clear(first_slot + i)
@@ -309,19 +318,23 @@ class Engine:
         self._live.pop()
 
     def _end(self, request: LiveRequest) -> None:
-        """Let go of a request's variant, and of a draft that is not its variant's, which may have been removed."""
+        """Release a request's variant, and the draft of another variant that it used, which may have been removed
+        meanwhile.
+        """
         is_own = request.decoding_draft is request.variant.decoding_draft
         if self._variants.end(request.variant) or not is_own:
             self._forget_rows()
 
     def _forget_rows(self) -> None:
-        """Hold no draft of the last batch, so that one that is gone is freed before the next batch."""
+        """Drop the references to the drafts of the last batch, so that a removed draft is freed before
+        the next batch.
+        """
         if self._proposer is not None:
             self._proposer.forget()
 
 
 def run_to_end(engine: Engine) -> dict[str, list[StepOutput]]:
-    """Step until nothing is left; outputs per request in order."""
+    """Step until no request is left; return the outputs of each request in order."""
     done: dict[str, list[StepOutput]] = {}
     while engine.has_work:
         for output in engine.step():

@@ -1,4 +1,5 @@
-"""What the drafts of a batch say next: each row through the head of its own draft vocabulary, equal ones together.
+"""Heads of a batch's drafts: each row uses the head of its own draft vocabulary, and rows with equal heads run
+together.
 
 Shapes: B rows, L positions, D hidden, W draft vocabulary, V vocabulary, C most likely tokens.
 """
@@ -22,8 +23,8 @@ class Drafted:
 
     Attributes:
         token_ids_B: The tokens.
-        probs_BV: What they were drawn from; None where every row is greedy.
-        own_B: The draft probability of each token; None where nobody asked.
+        probs_BV: The distributions they were drawn from; None where every row is greedy.
+        own_B: The draft probability of each token; None if it was not asked for.
     """
 
     token_ids_B: Tensor
@@ -32,11 +33,11 @@ class Drafted:
 
 
 class HeadRows:
-    """Heads of a batch, grouped.
+    """The heads of a batch, grouped by identity.
 
     Args:
         heads: The head of each row.
-        device: Where they are.
+        device: Device of the rows.
     """
 
     def __init__(self, heads: Sequence[DraftHead], device: torch.device) -> None:
@@ -46,13 +47,13 @@ class HeadRows:
     def next_tokens(
         self, state_B1D: Tensor, temperatures_B: Tensor | None, uniforms_B: Tensor | None, *, confident: bool
     ) -> Drafted:
-        """The token of each row after its state: the most likely, or with uniforms a draw.
+        """Choose the token of each row after its state: the most likely one, or with uniforms a draw.
 
         Args:
             state_B1D: The draft's states.
             temperatures_B: None when every row is greedy.
             uniforms_B: Draws of the sampled rows; None when every row is greedy.
-            confident: Give the draft probability of each token too.
+            confident: Whether to return the draft probability of each token too.
         """
         parts = []
         for head, rows in self._groups:
@@ -69,7 +70,7 @@ class HeadRows:
         )
 
     def best_tokens(self, states_BLD: Tensor, width: int, temperatures_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The C <= `width` most likely tokens after each state and their log-probabilities, both (B, L, C)."""
+        """Return the C <= `width` most likely tokens after each state and their log-probabilities, both (B, L, C)."""
         count = min(width, self._smallest)
         ids, scores = [], []
         for head, rows in self._groups:
@@ -82,7 +83,7 @@ class HeadRows:
         return (ids[0], scores[0]) if len(ids) == 1 else (self._join(ids), self._join(scores))
 
     def _join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Parts by group in the order of the rows."""
+        """Put results by group into the order of the rows."""
         out = parts[0].new_empty(sum(len(part) for part in parts), *parts[0].shape[1:])
         for (_, rows), part in zip(self._groups, parts, strict=True):
             out[rows] = part

@@ -1,4 +1,4 @@
-"""The state of one request while it is decoded, and what a batch of them hands to a round.
+"""The state of one request while it is decoded, and the batch of such states that a round works on.
 
 Shapes: B live rows, L positions, P pending positions, C width of a feature, V vocabulary.
 """
@@ -23,13 +23,13 @@ from eda_service.targets.states import TargetStates
 
 @dataclass
 class RunningEstimate:
-    """A probability, or an expected count, learnt from outcomes: their mean at first, later a running mean."""
+    """An estimate of a probability or an expected count: the mean of the first outcomes, later a running mean."""
 
     value: float
     weight: float = 2.0
 
     def learn(self, outcome: float, memory: float) -> None:
-        """Take one outcome."""
+        """Update the estimate with one outcome."""
         self.weight += 1.0
         self.value += max(memory, 1.0 / self.weight) * (outcome - self.value)
 
@@ -39,16 +39,16 @@ class LiveRequest:
     """One row of the batch.
 
     Attributes:
-        variant: The version it started with, to its end.
+        variant: The version of the variant that the request started with, and on which it ends.
         num_cached: Tokens whose keys the target's cache holds.
         last_token: The newest token, known but not yet forwarded.
         pending_tokens: x_{t+1} of the positions the draft has not seen.
-        pending_features: h_t of the same positions in blocks (.., C); the first is position `pending_start`.
-        captured: The target's states in blocks, in order of position, when capture is on.
-        acceptance: Running estimate of the chance that the target accepts a drafted token; None before the first.
-        decoding_draft: What drafts for it; None decodes autoregressively.
-        history: What shapes its logits.
-        arrived_s: When it was submitted, by `time.perf_counter`.
+        pending_features: h_t of the same positions in blocks (.., C); the first position is `pending_start`.
+        captured: The target's states in blocks, in order of position, if capture is on.
+        acceptance: Running estimate of the probability that the target accepts a drafted token; None before the first.
+        decoding_draft: The draft of the request; None decodes autoregressively.
+        history: The tokens and parameters that shape the request's logits.
+        arrived_s: Time of submission, by `time.perf_counter`, in seconds.
     """
 
     request_id: str
@@ -75,27 +75,27 @@ class LiveRequest:
 
     @property
     def num_left(self) -> int:
-        """Tokens this request may still emit."""
+        """Number of tokens this request may still emit."""
         return self.params.max_new_tokens - self.stats.num_new_tokens
 
     def peek(self, count: int) -> list[float]:
-        """The next draws of this request's own stream; they stay next until `consume`."""
+        """Return the next draws of this request's own stream without using them up (`consume` does)."""
         missing = count - len(self._uniforms)
         if missing > 0:
             self._uniforms += torch.rand(missing, generator=self.generator).tolist()
         return self._uniforms[:count]
 
     def consume(self, count: int) -> None:
-        """Use up draws that were peeked at."""
+        """Use up draws that were returned by `peek`."""
         del self._uniforms[:count]
 
     def hold_back(self, tokens: list[int], features_PC: Tensor, *, keep: bool) -> None:
-        """Add what the draft has not seen: tokens and the features before them.
+        """Add tokens, and the features before them, that the draft has not seen.
 
         Args:
-            tokens: x_{t+1}.
-            features_PC: h_t.
-            keep: Add to what is pending (the draft did not run), or replace it.
+            tokens: x_{t+1} of each new position.
+            features_PC: h_t of each new position.
+            keep: Whether to add to what is pending (the draft did not run) or to replace it.
         """
         if not keep:
             self.pending_start += len(self.pending_tokens)
@@ -104,11 +104,13 @@ class LiveRequest:
         self.pending_features.append(features_PC)
 
     def forget_features(self, width: int) -> None:
-        """Put zeros of another width for features that a draft will be shown but never drafts from: it came later."""
+        """Replace features by zeros of another width, for a draft that came later: it is shown them but never drafts
+        from them.
+        """
         self.pending_features = [block.new_zeros(len(block), width) for block in self.pending_features]
 
     def take_all_but_last(self) -> tuple[list[int], Tensor, int]:
-        """Pending tokens, features (P, C) and start of all pairs but the last, which stays pending."""
+        """Return the pending tokens, features (P, C) and start of all pairs but the last, which stays pending."""
         features_PC = torch.cat(self.pending_features)
         taken, start = self.pending_tokens[:-1], self.pending_start
         self.pending_tokens, self.pending_features = self.pending_tokens[-1:], [features_PC[-1:]]
@@ -116,7 +118,7 @@ class LiveRequest:
         return taken, features_PC[:-1], start
 
     def accept(self, token_ids: list[int]) -> tuple[list[int], str | None]:
-        """Emit tokens up to a stop token or the cap; returns what was emitted and why it ended, if it did."""
+        """Emit tokens up to a stop token or the cap; return the emitted tokens and the reason if the request ended."""
         emitted: list[int] = []
         reason: str | None = None
         for token in token_ids[: self.num_left]:
@@ -133,7 +135,7 @@ class LiveRequest:
 
 
 def pending_of(live: Sequence[LiveRequest]) -> Pending:
-    """What the draft has not seen of each request, padded on the right."""
+    """Collect the pairs that the draft has not seen of each request, padded on the right."""
     blocks = [torch.cat(request.pending_features) for request in live]
     width = max(len(request.pending_tokens) for request in live)
     features_BPC = blocks[0].new_zeros(len(live), width, blocks[0].shape[1])
@@ -150,23 +152,23 @@ def pending_of(live: Sequence[LiveRequest]) -> Pending:
 
 
 def decoding_drafts_of(live: Sequence[LiveRequest]) -> list[DecodingDraft] | None:
-    """The draft of each request; one that has none, and uses none, goes along with another's. None: nobody has one."""
+    """Return the draft of each request; a request without one gets another's, unused. None: no request has a draft."""
     known = [request.decoding_draft for request in live if request.decoding_draft is not None]
     return [request.decoding_draft or known[0] for request in live] if known else None
 
 
 def adapters_of(live: Sequence[LiveRequest]) -> list[str | None]:
-    """The adapter of each request."""
+    """Return the key of each request's adapter."""
     return [request.variant.adapter for request in live]
 
 
 def histories_of(live: Sequence[LiveRequest]) -> list[History]:
-    """What shapes the logits of each request."""
+    """Return the history that shapes each request's logits."""
     return [request.history for request in live]
 
 
 def truncation_of(requests: Sequence[LiveRequest], device: torch.device) -> Truncation | None:
-    """Which tokens the requests' distributions keep; None where all keep all."""
+    """Return which tokens the requests' distributions keep; None if all keep all."""
     params = [request.params for request in requests]
     return Truncation.of(
         [each.top_p for each in params],

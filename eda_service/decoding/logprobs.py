@@ -24,9 +24,9 @@ def score(logits_PV: Tensor, token_ids: Sequence[int], num_top: int) -> list[Tok
     """Score one token per position.
 
     Args:
-        logits_PV: Raw logits of the places before the tokens.
-        token_ids: P tokens.
-        num_top: T, most likely tokens to add; 0 adds none.
+        logits_PV: Raw logits of the positions before the tokens.
+        token_ids: The P tokens to score.
+        num_top: T, the number of most likely tokens to add; 0 adds none.
     """
     logprobs_PV = torch.log_softmax(logits_PV.float(), dim=-1)
     ids_P1 = torch.tensor(token_ids, device=logits_PV.device)[:, None]
@@ -42,13 +42,13 @@ def score(logits_PV: Tensor, token_ids: Sequence[int], num_top: int) -> list[Tok
 def score_rows(
     live: Sequence[LiveRequest], logits_BLV: Tensor, places: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]
 ) -> list[list[TokenLogprobs] | None]:
-    """Scores of each row's tokens; None for rows that did not ask.
+    """Score the tokens of each row; None for rows that did not ask.
 
     Args:
-        live: Rows.
-        logits_BLV: Raw logits.
-        places: Of each row, the positions (of L) before its tokens.
-        tokens: Of each row.
+        live: The requests of the batch.
+        logits_BLV: Raw logits of the target.
+        places: Positions (of L) before the tokens of each row.
+        tokens: Tokens to score, of each row.
     """
     asking = [i for i, request in enumerate(live) if request.params.num_logprobs is not None]
     found: list[list[TokenLogprobs] | None] = [None] * len(live)
@@ -66,12 +66,13 @@ def score_rows(
 
 
 def score_prompt(request: LiveRequest, head_in_PD: Tensor, head: Callable[[Tensor], Tensor]) -> list[TokenLogprobs]:
-    """Scores of a prompt's tokens but the first, before which there is nothing.
+    """Score a prompt's tokens, except the first one, before which no position exists.
 
     Args:
-        request: Its prompt has P tokens.
-        head_in_PD: What the head reads, at least P.
-        head: Features to logits; called on a few positions at a time, so that P x V logits never exist at once.
+        request: The request, whose prompt has P tokens.
+        head_in_PD: The head's inputs, at least P of them.
+        head: Function from head inputs to logits; called on a few positions at a time, so that P x V logits never exist
+            at once.
     """
     ids, found = request.prompt_ids, list[TokenLogprobs]()
     for start in range(0, len(ids) - 1, _PROMPT_BLOCK):

@@ -1,17 +1,17 @@
-"""How deep a round drafts: always as deep as it may, or as deep as pays.
+"""Depth policies: each round drafts to the greatest depth, or to the depth that pays.
 
-Drafting pays while the chance that one more token is accepted, over the time it costs, exceeds the rate at which tokens
-come anyway. `Adaptive` learns both sides while it decodes: the time of a round by batch and depth, and the chance of
-acceptance by depth, by request and by the draft's own confidence. Where confidence can be read for free, a chain may
-grow to the longest and ends at the first token after which going on does not pay; elsewhere one depth is chosen for
-the whole round. Depth 0 is an autoregressive step, so speculation switches itself off where it loses, and a probe now
-and then, the rarer the dearer probes are, finds out when it would win again.
+Drafting one more token pays while the probability that it is accepted, divided by the time it costs, exceeds the rate
+of tokens without it. `Adaptive` learns both sides while it decodes: the time of a round by batch and depth, and the
+probability of acceptance by depth, by request and by the draft's own confidence. Where confidence can be read for free,
+a chain may grow to the greatest depth and ends at the first token after which going on does not pay; elsewhere one
+depth is chosen for the whole round. Depth 0 is an autoregressive step, so speculation switches itself off where it
+loses. A probe now and then (less often the more a probe costs) finds out when speculation would win again.
 
 A request that brings a seed and samples keeps the full depth: a chain's draws depend on where rounds begin, so its
 answer would change from run to run.
 
-Decisions see drafted tokens and past rounds only, never the target's answer to come, so the output's law does not
-depend on them.
+Decisions depend on drafted tokens and past rounds only, never on the target's coming answer, so the distribution of the
+output does not depend on them.
 
 Shapes: B rows.
 """
@@ -31,14 +31,16 @@ from eda_service.decoding.rounds import RowResult
 
 
 class Policy(Protocol):
-    """Chooses the depth of each round and learns from what came of it."""
+    """Chooses the depth of each round and learns from its result."""
 
     def depth(self, live: Sequence[LiveRequest], most: int) -> int:
-        """Depth of the next round, 0 to `most`."""
+        """Choose the depth of the next round, 0 to `most`."""
         ...
 
     def confidence(self, live: Sequence[LiveRequest], depth: int) -> Confidence | None:
-        """Whether a chain goes on after a token of this draft probability; None: always."""
+        """Return a function of a token's draft probability that says whether a chain goes on after it; None: it always
+        does.
+        """
         ...
 
     def observe(
@@ -49,19 +51,21 @@ class Policy(Protocol):
         seconds: float,
         catch_up_seconds: float = 0.0,
     ) -> None:
-        """Learn from a finished round: what it took, and what the draft took before it to see what it had missed."""
+        """Learn from a finished round: its seconds, and the seconds the draft took before it for positions it had
+        missed.
+        """
         ...
 
 
 class AlwaysSpeculate:
-    """As deep as it may, every round: what acceptance is measured with."""
+    """Drafts to the greatest depth in every round; measurements of acceptance use it."""
 
     def depth(self, live: Sequence[LiveRequest], most: int) -> int:
-        """`most`."""
+        """Return `most`."""
         return most
 
     def confidence(self, live: Sequence[LiveRequest], depth: int) -> Confidence | None:
-        """Never stops early."""
+        """Return None: a chain never ends early."""
         return None
 
     def observe(
@@ -72,7 +76,7 @@ class AlwaysSpeculate:
         seconds: float,
         catch_up_seconds: float = 0.0,
     ) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
 
 _CHANCE_MEMORY = 0.02
@@ -90,11 +94,11 @@ _NUM_BINS = 10
 
 
 class Adaptive:
-    """As deep as pays by measured time and acceptance.
+    """Drafts to the depth that pays by measured time and acceptance.
 
     Args:
-        read_confidence: Ask after every token of a chain whether to go on. Reading the answer waits for the device,
-            which costs nothing on a CPU and more than it saves on a GPU; trees cannot be asked.
+        read_confidence: Whether to decide after every token of a chain if it goes on. Reading the decision waits for
+            the device, which costs nothing on a CPU and more than it saves on a GPU. It has no effect on trees.
     """
 
     def __init__(self, *, read_confidence: bool = True) -> None:
@@ -114,7 +118,7 @@ class Adaptive:
         self._rate = 0.0
 
     def depth(self, live: Sequence[LiveRequest], most: int) -> int:
-        """The depth with the most expected tokens per second."""
+        """Choose the depth with the most expected tokens per second."""
         self._rounds += 1
         self._asked, self._is_probe = [], False
         while len(self._by_depth) < most:
@@ -138,7 +142,9 @@ class Adaptive:
         return 1
 
     def _best(self, live: Sequence[LiveRequest], most: int) -> tuple[float, int]:
-        """(tokens per second, depth) of speculation: as measured where chains end themselves, or of the best depth."""
+        """Return (tokens per second, depth) of speculation: as measured where chains end themselves, or of the best
+        depth.
+        """
         if self._read_confidence:
             return self._tokens(live) / self._round_costs.speculative(len(live)), most
         rates = [
@@ -147,7 +153,7 @@ class Adaptive:
         return max(rates)
 
     def _tokens(self, live: Sequence[LiveRequest], depth: int | None = None) -> float:
-        """Expected tokens of a round over all rows: at one depth, or as rounds went lately."""
+        """Compute the expected tokens of a round over all rows: at one depth, or as the last rounds measured (None)."""
         total = 0.0
         for request in live:
             total += 1.0
@@ -165,7 +171,9 @@ class Adaptive:
         return total
 
     def confidence(self, live: Sequence[LiveRequest], depth: int) -> Confidence | None:
-        """Ends a chain when the rows' chances of getting one further no longer pay for it."""
+        """Return a function that ends a chain when the rows' probabilities of one more accepted token no longer pay for
+        it.
+        """
         if depth < 2 or not self._read_confidence or any(_is_seeded(request) for request in live):
             return None
         reach = [1.0 if request.params.speculate else 0.0 for request in live]
@@ -192,7 +200,7 @@ class Adaptive:
         seconds: float,
         catch_up_seconds: float = 0.0,
     ) -> None:
-        """Learn times and chances."""
+        """Learn the round's time and the probabilities of acceptance."""
         if self._is_probe:
             self._plan_next_probe(len(live), seconds + catch_up_seconds)
         proposed = max((result.num_proposed for result in results), default=0)
@@ -216,9 +224,10 @@ class Adaptive:
                     self._next_hits[_bin(self._asked[level - 1][i])].learn(hit, _CHANCE_MEMORY)
 
     def _is_cold(self, rows: int, drafted: int) -> bool:
-        """Whether a round says nothing about the next ones: a GPU loads kernels when a shape first needs them.
+        """Whether the time of a round says nothing about the next rounds: a GPU loads kernels when a shape first needs
+        them.
 
-        Such rounds take 30 times as long. Believed, they would switch speculation off for good.
+        Such rounds take 30 times as long. If they counted, they would switch speculation off for good.
         """
         if self._read_confidence or not drafted:
             return False
@@ -226,7 +235,9 @@ class Adaptive:
         return self._num_drafted[rows, drafted] <= _WARM_AFTER
 
     def _plan_next_probe(self, rows: int, seconds: float) -> None:
-        """The dearer a probe was, the later the next: they may take a fiftieth of the time. First ones tell little."""
+        """Plan the next probe: the more time a probe took, the later the next one, so that probes take about a fiftieth
+        of the time. The first probes are unreliable.
+        """
         step = self._round_costs.step(rows)
         self._num_probes += 1
         longest = _LONGEST_PAUSE if self._read_confidence else min(_LONGEST_PAUSE, _PROBE_EVERY * self._num_probes)

@@ -30,7 +30,7 @@ from eda_service.targets.decoder.tiles import whole_keys
 
 @dataclass
 class Chain:
-    """K drafted tokens per row and, for sampled rows, what they were drawn from."""
+    """K drafted tokens per row and, for sampled rows, the distributions they were drawn from."""
 
     token_ids_BK: Tensor
     probs_BKV: Tensor | None
@@ -41,14 +41,14 @@ Confidence = Callable[[Tensor], bool]
 
 @dataclass
 class Pending:
-    """What the draft has not seen, of every row.
+    """The pairs of every row that the draft has not seen.
 
     Attributes:
         tokens_BP: x_{t+1}, padded on the right.
-        features_BPC: h_t.
+        features_BPC: h_t of the same positions.
         starts: Position t of each row's first pair.
         counts: Number of real pairs per row.
-        decoding_drafts: The draft of each row; None: the proposer's first.
+        decoding_drafts: The draft of each row; None: the proposer's first draft.
     """
 
     tokens_BP: Tensor
@@ -67,10 +67,10 @@ class Proposer:
     """Drafts of one shape over one target, ready to decode, with their slot cache.
 
     Args:
-        decoding_draft: The first draft, and any row's that names none.
+        decoding_draft: The first draft, which is also the draft of rows that name none.
         embed: The target's embedding.
-        num_slots: Sequences at once.
-        max_tokens: Longest sequence, drafted tokens and tree nodes included.
+        num_slots: Largest number of sequences at the same time.
+        max_tokens: Longest sequence in tokens, drafted tokens and tree nodes included.
     """
 
     def __init__(self, decoding_draft: DecodingDraft, embed: nn.Module, *, num_slots: int, max_tokens: int) -> None:
@@ -86,11 +86,11 @@ class Proposer:
 
     @classmethod
     def of(cls, draft: Draft, embed: nn.Module, head: DraftHead, *, num_slots: int, max_tokens: int) -> Proposer:
-        """A proposer for one draft."""
+        """Make a proposer for one draft."""
         return cls(DecodingDraft(whole_parts(draft), head), embed, num_slots=num_slots, max_tokens=max_tokens)
 
     def _rows_of(self, decoding_drafts: Sequence[DecodingDraft] | None, num_rows: int) -> tuple[DraftRows, HeadRows]:
-        """The parts of a batch; the last batch's are kept, because most rounds have the same rows."""
+        """Return the parts of a batch; those of the last batch are kept, because most rounds have the same rows."""
         wanted = tuple(decoding_drafts) if decoding_drafts is not None else (self.decoding_draft,) * num_rows
         kept = self._rows
         same = kept is not None and len(kept[0]) == len(wanted) and all(map(operator.is_, kept[0], wanted))
@@ -101,7 +101,7 @@ class Proposer:
         return kept[1], kept[2]
 
     def forget(self) -> None:
-        """Let go of the last batch's drafts."""
+        """Drop the references to the last batch's drafts."""
         self._rows = None
 
     def extend(
@@ -113,7 +113,9 @@ class Proposer:
         first_slot: int = 0,
         decoding_drafts: Sequence[DecodingDraft] | None = None,
     ) -> Tensor:
-        """Run the draft over pairs at positions starts.. and cache them; its states of the next positions (B, P, D)."""
+        """Run the draft over pairs from positions `starts` on and cache them; return its states of the next positions
+        (B, P, D).
+        """
         drafts, _ = self._rows_of(decoding_drafts, len(tokens_BP))
         return self._step(drafts, tokens_BP, drafts.start(features_BPC), starts, first_slot=first_slot)
 
@@ -128,7 +130,7 @@ class Proposer:
         return drafts.step(tokens_BP, state_BPD, positions_BP, self.cache, mask)
 
     def begin(self, pending: Pending) -> Tensor:
-        """Take the pending pairs; the state (B, 1, D) from which the first token is drafted."""
+        """Run the draft over the pending pairs and return the state (B, 1, D) from which the first token is drafted."""
         state_BPD = self.extend(
             pending.tokens_BP, pending.features_BPC, pending.starts, decoding_drafts=pending.decoding_drafts
         )
@@ -147,12 +149,13 @@ class Proposer:
         """Draft a chain for every row.
 
         Args:
-            pending: What the draft has not seen.
-            num_draft_tokens: K.
+            pending: The pairs that the draft has not seen.
+            num_draft_tokens: K, the length of the chain.
             temperatures_B: None when every row is greedy.
             uniforms_BK: Draws of the sampled rows; None when every row is greedy.
-            go_on: Asked after each token but the last with the draft probability of every row's token (B,); where it
-                says no, the chain ends early. It sees drafted tokens only, so the output's law does not depend on it.
+            go_on: Function called after each token but the last with the draft probability of every row's token (B,);
+                where it returns False, the chain ends early. It sees drafted tokens only, so the distribution of the
+                output does not depend on it.
         """
         state_B1D = self.begin(pending)
         ends = pending.ends
@@ -177,10 +180,10 @@ class Proposer:
         """Grow and cut a tree for every row.
 
         Args:
-            pending: What the draft has not seen.
+            pending: The pairs that the draft has not seen.
             config: Size, depth and width.
-            temperatures_B: Scores follow the draft at these temperatures; 0 and None read it as it is. Only which
-                nodes are drafted depends on them, never the output's law.
+            temperatures_B: Temperatures of the draft's scores; 0 and None use the scores unchanged. They decide only
+                which nodes are drafted, and never change the distribution of the output.
         """
         state_B1D = self.begin(pending)
         ends, rows = pending.ends, len(pending.counts)
@@ -218,7 +221,9 @@ class Proposer:
         level: int,
         ancestors_BWN: Tensor,
     ) -> Tensor:
-        """Run the draft over one level's beam: all at position end + level, each seeing its own path only."""
+        """Run the draft over one level of the tree: all nodes at position end + level, each attending to its own path
+        only.
+        """
         width = ids_BW.shape[1]
         ends_B = torch.tensor(ends, device=self.device)
         places_BW = ends_B[:, None] + level * width + torch.arange(width, device=self.device)

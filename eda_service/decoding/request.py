@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out."""
+"""Requests of the engine and their outputs."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ MAX_BIAS = 100.0
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one request is decoded.
+    """Sampling parameters and limits of one request.
 
     Attributes:
-        temperature: 0 is greedy.
-        top_p: Nucleus of the target's distribution; the draft follows the result, whatever it is.
-        top_k: Only so many most likely tokens, and those as likely as the last of them; 0 and -1: all.
-        min_p: Only tokens at least so likely, relative to the most likely one.
-        repetition_penalty: Logits of tokens in the prompt or the answer are divided by it where they are positive, else
-            multiplied; 1: none.
-        presence_penalty: Taken off the logits of tokens in the answer.
-        frequency_penalty: Taken off the same, once for each time.
-        logit_bias: Added to the logits of these tokens, before penalties.
-        suppress_token_ids: Never chosen.
-        begin_suppress_token_ids: Never chosen as the first token.
-        max_new_tokens: Cap on the answer; 0 only reads the prompt.
-        seed: Of the request's own random stream; None takes one from the engine's.
-        stop_token_ids: End the answer, in addition to the target's own.
-        speculate: Use the engine's draft, if it has one; False decodes this request autoregressively.
-        ignore_eos: The target's own stop tokens do not end the answer.
-        min_new_tokens: No stop token can be chosen before this many tokens.
-        num_logprobs: Hand out the target's log-probability of each new token and of so many most likely ones; None
-            hands out none.
-        score_prompt: Hand out those of the prompt's tokens too; needs `num_logprobs`.
+        temperature: Sampling temperature; 0 is greedy.
+        top_p: Mass of the nucleus of the target's distribution; it changes the target's distribution, and verification
+            follows that.
+        top_k: Number of most likely tokens that are kept, with tokens as likely as the last of them; 0 and -1 keep all.
+        min_p: Smallest probability of a kept token, as a fraction of that of the most likely token.
+        repetition_penalty: Divisor of positive logits, and factor of negative ones, of tokens in the prompt or the
+            answer; 1 changes nothing.
+        presence_penalty: Number subtracted from the logits of tokens in the answer.
+        frequency_penalty: Number subtracted from the logits of tokens in the answer, once for each occurrence.
+        logit_bias: Numbers added to the logits of these tokens, before penalties.
+        suppress_token_ids: Tokens that are never chosen.
+        begin_suppress_token_ids: Tokens that are never chosen as the first token.
+        max_new_tokens: Largest number of tokens of the answer; 0 only reads the prompt.
+        seed: Seed of the request's own random stream; None takes one from the engine's.
+        stop_token_ids: Tokens that end the answer, in addition to the target's own.
+        speculate: Whether to use the engine's draft, if it has one; False decodes this request autoregressively.
+        ignore_eos: Whether the target's own stop tokens do not end the answer.
+        min_new_tokens: Number of tokens before which no stop token can be chosen.
+        num_logprobs: Number of most likely tokens whose log-probabilities are returned with that of each new token;
+            None returns none.
+        score_prompt: Whether to return the log-probabilities of the prompt's tokens too; needs `num_logprobs`.
     """
 
     temperature: float = 0.0
@@ -90,19 +91,19 @@ class SamplingParams:
 
     @property
     def penalises(self) -> bool:
-        """Whether logits depend on the tokens before them by more than the target itself."""
+        """Whether penalties or a bias make the logits depend on more than the target."""
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
 
     @property
     def truncates(self) -> bool:
-        """Whether `top_k` or `min_p` take tokens out of the distribution; a greedy request has none."""
+        """Whether `top_k` or `min_p` removes tokens from the distribution; for a greedy request they do not."""
         return self.temperature > 0 and (self.top_k > 0 or self.min_p > 0.0)
 
 
 def own_params(defaults: GenerationDefaults) -> SamplingParams:
-    """What a request is decoded with that says nothing at all: the model's own values, else those that change nothing;
-    temperature 1, as OpenAI's. Take it as the base of a request (`dataclasses.replace`), so that a model answers alike
-    wherever it is asked: at an endpoint, for its own training data, in an evaluation.
+    """Return the parameters of a request that sets nothing: the model's own values, else values that change nothing,
+    and temperature 1 as with OpenAI. Take them as the base of a request (`dataclasses.replace`), so that a model
+    answers the same everywhere: at an endpoint, for its own training data, in an evaluation.
     """
     return SamplingParams(
         temperature=_or(defaults.temperature, 1.0),
@@ -147,9 +148,9 @@ class RequestStats:
         """Add one propose-verify round that emitted `num_emitted` tokens (accepted ones and one of the target's).
 
         Args:
-            num_proposed: Drafted tokens: of a tree, all its nodes.
-            num_emitted: At most depth + 1.
-            depth: The most it could accept; None: all of them, as of a chain.
+            num_proposed: Number of drafted tokens; for a tree, of all its nodes.
+            num_emitted: Number of emitted tokens, at most depth + 1.
+            depth: Largest number of tokens the round could accept; None: all that were proposed, as in a chain.
         """
         accepted = num_emitted - 1
         self.num_rounds += 1
@@ -162,11 +163,11 @@ class RequestStats:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """What the target thought of one token.
+    """Log-probabilities under the target at one position.
 
     Attributes:
-        logprob: Of the token itself.
-        top: The most likely tokens at its place with theirs, most likely first.
+        logprob: Log-probability of the token itself.
+        top: The most likely tokens at this position with their log-probabilities, most likely first.
     """
 
     logprob: float
@@ -175,18 +176,19 @@ class TokenLogprobs:
 
 @dataclass
 class StepOutput:
-    """What one round gave one request.
+    """The output of one round for one request.
 
     Attributes:
-        new_token_ids: In order; a final stop token is included.
-        num_accepted: How many of them, from the first, are draft tokens that the target accepted; as in `stats`, the
-            last token of a round that was cut counts as the target's own.
+        new_token_ids: The new tokens in order; a final stop token is included.
+        num_accepted: Number of new tokens, from the first, that are accepted draft tokens; as in `stats`, the last
+            token of a round that was cut counts as the target's own.
         finish_reason: None while the request goes on; else stop, length, cancelled or error.
-        error: Why, when the reason is error.
-        states: With hidden-state capture, at the end: the target's states (T, ..) of every forwarded token
-            (all but the last one).
-        logprobs: Of the new tokens, for requests that ask.
-        prompt_logprobs: With a request's first output, of its prompt's tokens but the first, for requests that ask.
+        error: Message of the error, if the reason is error.
+        states: The target's states (T, ..) of every forwarded token (all but the last one), in the last output, if
+            hidden-state capture is on.
+        logprobs: Log-probabilities of the new tokens, for requests that ask for them.
+        prompt_logprobs: Log-probabilities of the prompt's tokens except the first, in the request's first output, for
+            requests that ask for them.
     """
 
     request_id: str

@@ -1,4 +1,4 @@
-"""What rounds take on this machine: medians of the last ones by rows and depth, and what is not seen guessed from them.
+"""Round times on this machine: medians of the last rounds by rows and depth; what was never measured is estimated.
 
 Medians, because a machine stalls: one round of five times the usual length must not switch speculation off.
 """
@@ -20,11 +20,12 @@ _FORGOTTEN_AFTER = 500
 
 @dataclass
 class RoundCosts:
-    """Seconds of a round; depth 0 is an autoregressive step, other depths lie on a line fitted through their medians.
+    """Estimates the seconds of a round from the rounds measured so far.
 
-    A round costs a start and an equal part per level. A line learns from every depth at once: single depths differ by
-    more than a level costs, and one that once looked dear would not be tried again. Depths seen once or twice do not
-    count: first rounds of a kind are slow, and far ones would tilt the line.
+    Depth 0 is an autoregressive step. The other depths lie on a line fitted through their medians, because a round
+    costs a fixed part and an equal part per level. The line learns from every depth at once: the times of single depths
+    differ by more than a level costs, and a depth that once took long would not be tried again. Depths measured once or
+    twice do not count: the first rounds of a shape are slow, and outliers at great depth would tilt the line.
     """
 
     _last: dict[tuple[int, int], deque[float]] = field(default_factory=dict)
@@ -35,7 +36,7 @@ class RoundCosts:
     _num_rounds: int = 0
 
     def add(self, rows: int, depth: int, seconds: float) -> None:
-        """Take one round that drafted `depth` tokens per row."""
+        """Record one round that drafted `depth` tokens per row."""
         self._num_rounds += 1
         if depth and not self._is_fresh(rows, depth):
             self._last.pop((rows, depth), None)
@@ -49,21 +50,21 @@ class RoundCosts:
             self._speculative.setdefault(rows, deque(maxlen=_WINDOW)).append(seconds)
 
     def known(self, rows: int, depth: int) -> bool:
-        """Whether such a round was seen."""
+        """Whether a round of this shape was ever measured."""
         return (rows, depth) in self._medians
 
     def _is_fresh(self, rows: int, depth: int) -> bool:
-        """Whether such a round was seen lately."""
+        """Whether a round of this shape was measured among the last ones."""
         return self._num_rounds - self._seen_at.get((rows, depth), -_FORGOTTEN_AFTER) < _FORGOTTEN_AFTER
 
     def step(self, rows: int) -> float:
-        """Seconds of an autoregressive step; 1 before one was seen."""
+        """Return the seconds of an autoregressive step; 1 before any was measured."""
         return self._medians.get((rows, 0), 1.0)
 
     def speculative(self, rows: int) -> float:
-        """Mean seconds of the last speculative rounds, whatever their depth; a stall counts as two usual rounds.
+        """Compute the mean seconds of the last speculative rounds of any depth; a stall counts as two usual rounds.
 
-        Where too few were seen of this many rows, they are taken to cost as many steps as with the nearest number.
+        If too few rounds with this number of rows were measured, their cost in steps is taken from the nearest number.
         """
         seen = [r for r, last in self._speculative.items() if len(last) >= _FEWEST and self.known(r, 0)]
         if not seen:
@@ -74,7 +75,7 @@ class RoundCosts:
         return fmean(min(seconds, longest) for seconds in last) * self.step(rows) / self.step(nearest)
 
     def line(self, rows: int) -> tuple[float, float]:
-        """(seconds at depth 0, seconds per level) of speculative rounds."""
+        """Fit (seconds at depth 0, seconds per level) of speculative rounds."""
         step = self.step(rows)
         seen = [
             (d, t, min(self._counts[r, d], _WINDOW))
@@ -92,7 +93,7 @@ class RoundCosts:
         return mean_time - slope * mean_depth, slope
 
     def of(self, rows: int, depth: int) -> float:
-        """Seconds of a round."""
+        """Estimate the seconds of a round with this number of rows and this depth."""
         if depth == 0:
             return self.step(rows)
         start, slope = self.line(rows)

@@ -1,4 +1,4 @@
-"""One round over all live rows: propose, verify with one target forward, say what each row gets.
+"""One round over all live rows: propose, verify with one target forward, and return the result of each row.
 
 Draws. Without a draft, and with a tree, the target draws one token per position from the request's own stream, so a
 seeded answer does not depend on the draft. A chain spends K draws on drafting, K on acceptance and one on the token the
@@ -40,15 +40,16 @@ _FEW_PENDING = 16
 
 @dataclass
 class RowResult:
-    """What a round gave one row.
+    """The result of a round for one row.
 
     Attributes:
         token_ids: Accepted tokens, then the correction or bonus token.
-        nodes: Places of the root and the accepted tokens among the verified ones; the states before `token_ids`.
-        states: Of all verified tokens (L, ..).
+        nodes: Indices of the root and the accepted tokens among the verified ones; `token_ids` follow from the states
+            there.
+        states: The target's states of all verified tokens (L, ..).
         num_proposed: Drafted tokens.
-        finite: False where the target's logits were not all finite; the rest is meaningless then.
-        logprobs: Of `token_ids`, for rows that ask.
+        finite: Whether the target's logits were all finite; if not, the rest is meaningless.
+        logprobs: Log-probabilities of `token_ids`, for rows that ask for them.
     """
 
     token_ids: list[int]
@@ -61,7 +62,7 @@ class RowResult:
 
 @dataclass
 class Draws:
-    """Sampling of a batch with at least one row above T=0; rows are in batch order."""
+    """Uniforms and parameters for sampling a batch with at least one row above T=0; rows are in batch order."""
 
     temperatures_B: Tensor
     kept: Truncation | None
@@ -74,9 +75,9 @@ class Rounds:
 
     Args:
         target: Frozen target.
-        cache: Its slots.
-        proposer: None decodes autoregressively.
-        tree: Draft trees of this shape instead of chains.
+        cache: The target's cache, with a slot for each row.
+        proposer: The proposer; None decodes autoregressively.
+        tree: Shape of draft trees; None drafts chains.
         captures: The target's states that drafts read.
     """
 
@@ -91,9 +92,10 @@ class Rounds:
         self.target, self.cache, self.proposer, self.tree, self.captures = target, cache, proposer, tree, captures
 
     def catch_up(self, live: Sequence[LiveRequest]) -> None:
-        """Show the draft most of what it missed of rows that missed much: a new prompt, or a while without drafting.
+        """Run the draft over most of the pairs it missed, for rows that missed many: a new prompt, or rounds without
+        drafting.
 
-        One by one: as part of a round every row would be padded to the longest.
+        Rows are run one by one: within a round every row would be padded to the longest.
         """
         for slot, request in enumerate(live):
             if self.proposer is not None and len(request.pending_tokens) > _FEW_PENDING:
@@ -105,12 +107,12 @@ class Rounds:
                 )
 
     def run(self, live: Sequence[LiveRequest], depth: int, go_on: Confidence | None = None) -> list[RowResult]:
-        """One round.
+        """Run one round.
 
         Args:
-            live: Rows in slot order.
-            depth: Longest draft; 0 verifies nothing and is an autoregressive step.
-            go_on: May end a chain early.
+            live: The live requests in slot order.
+            depth: Greatest number of drafted tokens; 0 drafts nothing and is an autoregressive step.
+            go_on: Function that may end a chain early; None: no chain ends early.
         """
         if depth == 0 or self.proposer is None:
             results, logits_BLV = self._autoregressive(live)
@@ -126,7 +128,7 @@ class Rounds:
     def _verify_forward(
         self, live: Sequence[LiveRequest], drafted: Chain | DraftTree | None
     ) -> tuple[Tensor, TargetStates]:
-        """Ids (B, L) and states (B, L, ..) of each row's last token and what was drafted after it."""
+        """Return ids (B, L) and states (B, L, ..) of each row's last token and of the tokens drafted after it."""
         last_B1 = torch.tensor([[request.last_token] for request in live], device=self.target.device)
         starts, adapters = [request.num_cached for request in live], adapters_of(live)
         if drafted is None:
@@ -150,8 +152,8 @@ class Rounds:
     def choose(
         self, live: Sequence[LiveRequest], logits_BLV: Tensor, verified: Verified | None = None, depth: int = 0
     ) -> Tensor:
-        """The target's own token after each position (B, L): its argmax, or its draw with the next uniform of the
-        request's stream; nodes of a verified tree that have one depth (at most `depth`) share it.
+        """Choose the target's own token after each position (B, L): its argmax, or its draw with the next uniform of
+        the request's stream. Nodes of a verified tree at the same depth (at most `depth`) share a uniform.
         """
         logits_BLV = shape(histories_of(live), logits_BLV, verified)
         draws = self._draws(live, depth + 1)
@@ -163,7 +165,7 @@ class Rounds:
         return draw(probs_BLV, uniforms_BL)
 
     def _draws(self, live: Sequence[LiveRequest], count: int) -> Draws | None:
-        """What sampling needs, with each row's next `count` uniforms; None where every row is greedy."""
+        """Collect the inputs of sampling with each row's next `count` uniforms; None where every row is greedy."""
         temperatures = [request.params.temperature for request in live]
         if max(temperatures) == 0:
             return None
@@ -220,8 +222,8 @@ class Rounds:
         return results, logits_BLV
 
     def _chain_draws(self, live: Sequence[LiveRequest], depth: int) -> Draws | None:
-        """K draws for drafting, K for acceptance, one for the target; a row that does not speculate uses the last
-        only.
+        """Collect K draws for drafting, K for acceptance and one for the target; a row that does not speculate uses
+        only the last.
         """
         total = 2 * depth + 1
         draws = self._draws(live, total)
@@ -236,7 +238,7 @@ class Rounds:
     def _verify_chain(
         self, live: Sequence[LiveRequest], logits_BLV: Tensor, drafted: Chain, draws: Draws | None, depth: int
     ) -> tuple[Tensor, Tensor]:
-        """(num_accepted_B, next_ids_B) for all rows, of the logits as they want them."""
+        """Return (num_accepted_B, next_ids_B) of all rows, from logits that are already shaped by the requests."""
         speculates_B = _speculates(live, self.target.device)
         if draws is None or drafted.probs_BKV is None:
             return verify_greedy(most_likely(logits_BLV), drafted.token_ids_BK, speculates_B)
@@ -247,6 +249,6 @@ class Rounds:
 
 
 def _speculates(live: Sequence[LiveRequest], device: torch.device) -> Tensor | None:
-    """(B,) who takes draft tokens; None where everybody does."""
+    """Return (B,) which rows take draft tokens; None if all do."""
     flags = [request.params.speculate for request in live]
     return None if all(flags) else torch.tensor(flags, device=device)

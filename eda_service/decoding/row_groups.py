@@ -20,7 +20,7 @@ class RowGroups(Generic[PartT]):
     """Parts with their rows.
 
     Attributes:
-        groups: Each part once, with the indices of its rows; None where all rows are its.
+        groups: Each part once, with the indices of its rows; None if all rows use it.
     """
 
     groups: Sequence[tuple[PartT, Tensor | None]]
@@ -36,7 +36,7 @@ class RowGroups(Generic[PartT]):
         return cls([(parts[each[0]], torch.tensor(each, device=device)) for each in rows.values()])
 
     def apply(self, call: Callable[[PartT, Tensor], Tensor], x_B: Tensor) -> Tensor:
-        """`call` each part with its rows of `x_B`; results in the order of the rows."""
+        """Call `call` on each part with its rows of `x_B`; return the results in the order of the rows."""
         out: Tensor | None = None
         for part, rows in self.groups:
             if rows is None:

@@ -19,11 +19,11 @@ _NUCLEUS_TOP = 512
 
 @dataclass(frozen=True)
 class Truncation:
-    """Which tokens stay in the distributions of a batch.
+    """The rule by which tokens stay in the distributions of a batch.
 
     Attributes:
-        top_ps_B: None where no row uses a nucleus.
-        cuts: Of the rows that use top_k or min_p; None where none does.
+        top_ps_B: The top_p of each row; None where no row uses a nucleus.
+        cuts: The rows that use top_k or min_p; None if no row does.
     """
 
     top_ps_B: Tensor | None = None
@@ -33,7 +33,9 @@ class Truncation:
     def of(
         cls, top_ps: Sequence[float], cuts: Mapping[int, tuple[int, float]], device: torch.device
     ) -> Truncation | None:
-        """From each row's top_p, and (top_k, min_p) by row where they are used; None where every token stays."""
+        """Make it from each row's top_p, and (top_k, min_p) by row where they are used; None where
+        every token stays.
+        """
         uses_nucleus = min(top_ps) < 1.0
         if not uses_nucleus and not cuts:
             return None
@@ -47,8 +49,8 @@ class Cuts:
     """Rows that keep tokens by rank and by probability relative to the most likely one.
 
     Attributes:
-        top_ks_R: 0: all tokens.
-        most_k: Largest of them.
+        top_ks_R: Number of most likely tokens that stay in each row; 0: all tokens.
+        most_k: The largest of these numbers.
     """
 
     rows_R: Tensor
@@ -58,7 +60,7 @@ class Cuts:
 
     @classmethod
     def of(cls, cuts: Mapping[int, tuple[int, float]], device: torch.device) -> Cuts:
-        """From (top_k, min_p) by row; a top_k below 1 keeps all."""
+        """Make it from (top_k, min_p) by row; a top_k below 1 keeps all."""
         top_ks = [max(0, top_k) for top_k, _ in cuts.values()]
         return cls(
             torch.tensor(list(cuts), device=device),
@@ -68,8 +70,8 @@ class Cuts:
         )
 
     def apply(self, probs_BLV: Tensor) -> Tensor:
-        """The same distributions without what is cut, renormalised; tokens as likely as the last of top_k stay, as in
-        vLLM and transformers. Rows that cut nothing are left as they are.
+        """Remove the cut tokens from the distributions and renormalise; tokens as likely as the last of top_k stay, as
+        in vLLM and transformers. Rows that cut nothing are unchanged.
         """
         probs_RLV = probs_BLV[self.rows_R]
         least_RL1 = self.min_ps_R[:, None, None] * probs_RLV.amax(-1, keepdim=True)
@@ -86,14 +88,14 @@ class Cuts:
 def distribution(
     logits_BLV: Tensor, temperatures_B: Tensor, kept: Truncation | None = None, *, any_greedy: bool = True
 ) -> Tensor:
-    """Probabilities (B, L, V) in float32 after temperature and truncation (min_p, top_k, then the nucleus of what they
-    leave: vLLM's order); a row at temperature 0 is one-hot at its argmax.
+    """Compute probabilities (B, L, V) in float32 after temperature and truncation (min_p, top_k, then the nucleus of
+    the tokens left: vLLM's order); a row at temperature 0 is one-hot at its argmax.
 
     Args:
-        logits_BLV: As they are to be sampled.
-        temperatures_B: 0 means greedy.
-        kept: None where every token stays.
-        any_greedy: False when the caller knows that no temperature is 0: three passes over the vocabulary less.
+        logits_BLV: Logits, already shaped by the requests.
+        temperatures_B: Temperature of each row; 0 means greedy.
+        kept: Rule that tokens stay by; None keeps every token.
+        any_greedy: Whether a temperature may be 0; False saves three passes over the vocabulary.
     """
     if not any_greedy:
         return _tempered(logits_BLV, temperatures_B, kept)
@@ -105,14 +107,14 @@ def distribution(
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """Index of the largest logit (..), the first of equals; through float32, for which torch's CPU kernel is five times
-    as fast as for bfloat16.
+    """Return the index of the largest logit (..), the first of equals; computed in float32, for which torch's CPU
+    kernel is five times as fast as for bfloat16.
     """
     return logits.float().argmax(-1)
 
 
 def _tempered(logits_BLV: Tensor, temperatures_B: Tensor, kept: Truncation | None) -> Tensor:
-    """Softmax at temperatures above 0, then what is kept of it."""
+    """Compute the softmax at temperatures above 0, then remove the tokens that `kept` cuts."""
     probs_BLV = torch.softmax(logits_BLV.float() / temperatures_B[:, None, None], dim=-1)
     if kept is None:
         return probs_BLV
@@ -128,8 +130,8 @@ def nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
     whose nucleus is larger are sorted; the answer is the same.
 
     Args:
-        probs: (.., V).
-        top_p: Broadcasts against probs, with last dimension 1.
+        probs: Probabilities (.., V).
+        top_p: Mass of the nucleus; broadcasts against probs, with last dimension 1.
     """
     if probs.device.type != "cpu" or probs.shape[-1] <= _NUCLEUS_TOP:
         return torch.where(top_p >= 1, probs, _keep_nucleus(probs, top_p, probs.shape[-1])[0])
@@ -146,7 +148,7 @@ def nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
 
 
 def _keep_nucleus(probs: Tensor, top_p: Tensor, among: int) -> tuple[Tensor, Tensor]:
-    """Renormalised nucleus among the `among` most likely tokens, and its mass before that."""
+    """Compute the renormalised nucleus among the `among` most likely tokens, and its mass before renormalising."""
     values, indices = probs.topk(among, dim=-1)
     mass_before = values.cumsum(-1) - values
     kept = torch.where(mass_before < top_p, values, torch.zeros_like(values))
@@ -155,11 +157,11 @@ def _keep_nucleus(probs: Tensor, top_p: Tensor, among: int) -> tuple[Tensor, Ten
 
 
 def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
-    """One index per distribution by inverse CDF: the first index whose cumulative mass exceeds the uniform.
+    """Draw one index per distribution by inverse CDF: the first index whose cumulative mass exceeds the uniform.
 
     Args:
-        probs: (.., V), need not be exactly normalised.
-        uniforms: (..), in [0, 1).
+        probs: Probabilities (.., V), which need not be exactly normalised.
+        uniforms: Uniform numbers (..), in [0, 1).
     """
     cumulative = probs.cumsum(-1)
     threshold = (uniforms * cumulative[..., -1])[..., None]
@@ -167,5 +169,5 @@ def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def is_finite(logits_BKV: Tensor) -> Tensor:
-    """(B,) whether a row's logits are all finite, in one pass: infinities and NaN survive a sum."""
+    """Return (B,) whether a row's logits are all finite, in one pass: infinities and NaN survive a sum."""
     return torch.isfinite(logits_BKV.sum(dim=(1, 2), dtype=torch.float32))

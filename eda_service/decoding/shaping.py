@@ -1,15 +1,15 @@
-"""The target's logits as a request wants them: bias, penalties, tokens that may not be chosen.
+"""Shaping of the target's logits as a request asks for it: bias, penalties, tokens that may not be chosen.
 
-Order and arithmetic are vLLM's (`v1/sample/sampler.py`) and transformers' (`RepetitionPenaltyLogitsProcessor`): bias;
-repetition penalty over prompt and answer; frequency and presence penalty over the answer; then minus infinity for what
-is suppressed and for stops that come too early. Temperature and truncation come later, in `sampling`.
+The order and the arithmetic are vLLM's (`v1/sample/sampler.py`) and transformers' (`RepetitionPenaltyLogitsProcessor`):
+bias; repetition penalty over prompt and answer; frequency and presence penalty over the answer; then minus infinity for
+suppressed tokens and for stop tokens that come too early. Temperature and truncation come later, in `sampling`.
 
-In a round a position's penalties count the prompt, the answer so far, and the drafted tokens on the position's own
-path, so that verification sees at each node what autoregressive decoding would see there. A token's penalised logit
-depends on its raw logit and its counts alone: it is computed once for the whole vocabulary with the counts before the
-round, and once more for the few drafted tokens, whose results overwrite those.
+In a round the penalties of a position count the prompt, the answer so far, and the drafted tokens on the position's own
+path, so that each node is verified with the logits that autoregressive decoding would use there. A token's penalised
+logit depends on its raw logit and its counts alone: it is computed once for the whole vocabulary with the counts before
+the round, and once more for the few drafted tokens, whose results overwrite the first.
 
-Rows that ask for none of this cost nothing, and nothing here waits for the device.
+Rows that use none of this cost nothing, and nothing here waits for the device.
 
 Shapes: B rows, P rows that ask, L positions, V vocabulary.
 """
@@ -28,11 +28,11 @@ from eda_service.targets.decoder.attention import TreeShape
 
 @dataclass
 class History:
-    """What a request's logits are shaped by.
+    """The tokens and parameters that a request's logits are shaped by.
 
     Attributes:
-        stop_ids: May not be chosen before `params.min_new_tokens`.
-        num_new_tokens: Of the answer so far.
+        stop_ids: Tokens that may not be chosen before `params.min_new_tokens`.
+        num_new_tokens: Number of tokens of the answer so far.
     """
 
     params: SamplingParams
@@ -44,7 +44,7 @@ class History:
 
     @property
     def shapes(self) -> bool:
-        """Whether the next logits are not the target's own."""
+        """Whether the next logits differ from the target's own."""
         params = self.params
         return bool(params.penalises or params.logit_bias or params.suppress_token_ids or self._bans_some)
 
@@ -54,7 +54,7 @@ class History:
         return begins or self.num_new_tokens < self.params.min_new_tokens
 
     def add(self, token_ids: Sequence[int]) -> None:
-        """Take new tokens of the answer."""
+        """Count new tokens of the answer."""
         self.num_new_tokens += len(token_ids)
         if self._counts is not None:
             self._counts.add(token_ids)
@@ -62,7 +62,7 @@ class History:
             self.answer_ids += token_ids
 
     def counts(self, vocab_size: int, device: torch.device) -> _Counts:
-        """Made when they are first needed; then kept."""
+        """Return the counts; they are made at the first call and then kept."""
         if self._counts is None:
             self._counts = _Counts.of(self.prompt_ids, vocab_size, device)
             self._counts.add(self.answer_ids)
@@ -71,7 +71,7 @@ class History:
 
 @dataclass
 class _Counts:
-    """Of one request: which tokens are in the prompt, and how often each is in the answer (exact in float32)."""
+    """The tokens of one request: which are in the prompt, and how often each is in the answer (exact in float32)."""
 
     in_prompt_V: Tensor
     num_in_answer_V: Tensor
@@ -89,11 +89,11 @@ class _Counts:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a round's positions hold.
+    """The tokens at the positions of a round.
 
     Attributes:
         ids_BL: The last token of the answer, then the drafted ones.
-        tree: How they hang together; None for a chain.
+        tree: Shape of the tree that the tokens form; None for a chain.
     """
 
     ids_BL: Tensor
@@ -101,12 +101,12 @@ class Verified:
 
 
 def shape(histories: Sequence[History], logits_BLV: Tensor, verified: Verified | None = None) -> Tensor:
-    """Logits as the requests want them, in float32; the same tensor where no row asks.
+    """Shape the logits as the requests ask for it, in float32; the same tensor is returned if no row asks.
 
     Args:
-        histories: Of the rows.
-        logits_BLV: The target's, left as they are.
-        verified: What was drafted; None where each row has one position.
+        histories: The history of each row.
+        logits_BLV: The target's logits, which are not changed.
+        verified: The drafted tokens; None where each row has one position.
     """
     asking = [i for i, each in enumerate(histories) if each.shapes]
     if not asking:
@@ -160,7 +160,7 @@ class _Penalties:
         return cls(*torch.tensor(values, device=device).T[..., None, None])
 
     def apply(self, logits: Tensor, in_prompt: Tensor, num_in_answer: Tensor) -> Tensor:
-        """Penalised logits (P, L, ..); the other two broadcast against them."""
+        """Apply the penalties to logits (P, L, ..); `in_prompt` and `num_in_answer` broadcast against them."""
         in_answer = num_in_answer > 0
         repeated = torch.where(logits > 0, logits / self.repetition_P11, logits * self.repetition_P11)
         penalised = torch.where(in_prompt | in_answer, repeated, logits)
@@ -168,31 +168,33 @@ class _Penalties:
 
 
 def _paths(rows_P: Tensor, verified: Verified) -> Tensor:
-    """(P, L, L) whether the token at the second position is drafted and comes before what the first one chooses."""
+    """Return (P, L, L): whether the token at the second position is drafted and precedes the choice at
+    the first one.
+    """
     length = verified.ids_BL.shape[1]
     if verified.tree is None:
         paths_PLL = torch.ones(len(rows_P), length, length, device=rows_P.device).tril() > 0
     else:
         paths_PLL = verified.tree.ancestors_BLL[rows_P].clone()
-    paths_PLL[:, :, 0] = False  # the root is of the answer already
+    paths_PLL[:, :, 0] = False  # the root is part of the answer already
     return paths_PLL
 
 
 def _drafted_before(ids_PL: Tensor, paths_PLL: Tensor) -> Tensor:
-    """(P, L, L) how often the second position's token is on the first one's path."""
+    """Return (P, L, L): how often the token at the second position is on the path of the first one."""
     same_PLL = ids_PL[:, :, None] == ids_PL[:, None]
     return paths_PLL.float() @ same_PLL.float()
 
 
 def _depths(row: int, logits_BLV: Tensor, verified: Verified | None) -> Tensor:
-    """(L,) how many tokens of the round come before the one that each position chooses."""
+    """Return (L,): how many tokens of the round precede the one that each position chooses."""
     if verified is not None and verified.tree is not None:
         return verified.tree.depths_BL[row]
     return torch.arange(logits_BLV.shape[1], device=logits_BLV.device)
 
 
 def _ban(logits_LV: Tensor, history: History, depths_L: Tensor) -> None:
-    """Minus infinity for what may not be chosen at each position."""
+    """Set the logits of tokens that may not be chosen at each position to minus infinity."""
     params = history.params
     num_before_L1 = (depths_L + history.num_new_tokens)[:, None]
     if params.suppress_token_ids:

@@ -1,4 +1,4 @@
-"""What a prefill or a round gave one request: taken into its state, and handed out.
+"""Results of a prefill or a round for one request: they update its state and become its output.
 
 Shapes: B requests of a group, P padded prompt length, L verified tokens, D hidden, V vocabulary.
 """
@@ -21,25 +21,25 @@ _NOT_FINITE = "the target gave non-finite logits"
 
 @dataclass
 class StepOutputs:
-    """How an engine's requests take what they are given.
+    """Applies the results of prefills and rounds to the requests of an engine.
 
     Attributes:
-        drafts: Whether the engine has a draft, which will read what was verified.
-        capture_features: Hand out the target's states when a request ends.
+        drafts: Whether the engine has a draft, which will read the verified positions.
+        capture_features: Whether the target's states are handed out when a request ends.
     """
 
     drafts: bool
     capture_features: bool
 
     def of_prefill(self, request: LiveRequest, states: TargetStates, first: int, finite: bool) -> StepOutput:
-        """Take one request's prefill and its first token."""
+        """Apply one request's prefill and its first token."""
         if not finite:
             return StepOutput(request.request_id, [], "error", request.stats, _NOT_FINITE)
         length = len(request.prompt_ids)
         request.consume(1)
         request.num_cached = length
         if self.drafts and request.params.speculate:
-            # The draft sees the prompt when it first drafts: never, where speculation does not pay.
+            # The draft reads the prompt when it first drafts; where speculation does not pay, that is never.
             request.hold_back([*request.prompt_ids[1:], first], states.draft_in[:length], keep=False)
         else:
             request.pending_start = length - 1
@@ -52,7 +52,7 @@ class StepOutputs:
         return _output(request, emitted, reason)
 
     def of_round(self, request: LiveRequest, result: RowResult, depth: int) -> StepOutput:
-        """Take one row's result of a round that drafted `depth` tokens at most."""
+        """Apply one row's result of a round that drafted at most `depth` tokens."""
         if not result.finite:
             return StepOutput(request.request_id, [], "error", request.stats, _NOT_FINITE)
         emitted, reason = request.accept(result.token_ids)
@@ -77,7 +77,7 @@ def add_logprobs(
     head_in_BPD: Tensor,
     head: Callable[[Tensor], Tensor],
 ) -> None:
-    """Score first tokens and prompts of requests that ask."""
+    """Score the first tokens and the prompts of requests that ask for it."""
     scored = score_rows(group, logits_B1V, [[0]] * len(group), [[first] for first in first_ids])
     for i, (request, output) in enumerate(zip(group, outputs, strict=True)):
         found = scored[i]
@@ -87,7 +87,9 @@ def add_logprobs(
 
 
 def _states_before(result: RowResult, count: int) -> TargetStates:
-    """States of the places before the emitted tokens (count, ..); of a chain and a lucky tree they are a slice."""
+    """Return the states of the positions before the emitted tokens (count, ..); for a chain, and for some
+    trees, they are a slice.
+    """
     nodes = result.nodes[:count]
     return result.states[:count] if nodes[-1] == count - 1 else result.states[nodes]
 

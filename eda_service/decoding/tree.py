@@ -24,7 +24,7 @@ class Candidates:
 
     Attributes:
         token_ids_BP: Drafted tokens.
-        scores_BP: Log-probability of the path to each.
+        scores_BP: Log-probability of the path to each token.
         parents_BP: Index of the parent within the pool; -1 for children of the root.
     """
 
@@ -33,7 +33,7 @@ class Candidates:
     parents_BP: Tensor
 
     def extend(self, other: Candidates) -> Candidates:
-        """Both pools; parents of `other` already count from the start of this one."""
+        """Join both pools; the parents of `other` already count from the start of this one."""
         return Candidates(
             torch.cat([self.token_ids_BP, other.token_ids_BP], dim=1),
             torch.cat([self.scores_BP, other.scores_BP], dim=1),
@@ -43,7 +43,7 @@ class Candidates:
 
 @dataclass
 class DraftTree:
-    """A tree to verify.
+    """A draft tree to verify.
 
     Attributes:
         token_ids_BN: Drafted tokens in level order.
@@ -57,13 +57,13 @@ class DraftTree:
 
 
 def keep_best(pool: Candidates, size: int, depth: int) -> DraftTree:
-    """The `size` best candidates of every row as a tree of at most `depth` levels."""
+    """Keep the `size` best candidates of every row, as a tree of at most `depth` levels."""
     rows, total = pool.scores_BP.shape
     order_BP = torch.sort(pool.scores_BP, dim=1, descending=True, stable=True).indices
     kept_BN = order_BP[:, : min(size, total)].sort(dim=1).values
     num_kept = kept_BN.shape[1]
     nodes_N = torch.arange(1, num_kept + 1, device=kept_BN.device)
-    # place of every candidate in the kept tree, with the root's at the end so that parent -1 finds it
+    # index of every candidate in the kept tree, with the root's at the end so that parent -1 finds it
     place_BP1 = kept_BN.new_zeros(rows, total + 1)
     place_BP1.scatter_(1, kept_BN, nodes_N.expand(rows, -1))
     parents_BN = place_BP1.gather(1, pool.parents_BP.gather(1, kept_BN) % (total + 1))
@@ -71,7 +71,7 @@ def keep_best(pool: Candidates, size: int, depth: int) -> DraftTree:
 
 
 def shape_of(parents_BN: Tensor, depth: int) -> TreeShape:
-    """Depths and ancestors of a tree from its parents, by doubling the reach of the parent relation."""
+    """Compute depths and ancestors of a tree from its parents, by doubling the reach of the parent relation."""
     rows, num_nodes = parents_BN.shape
     size = num_nodes + 1
     reach_BSS = torch.eye(size, device=parents_BN.device).repeat(rows, 1, 1)

@@ -1,6 +1,6 @@
 """The variants an engine serves over its one target: each an adapter (or none) and a draft (or none) under a name.
 
-A variant that is replaced or removed takes no new request; those it has end on it, then its adapter and draft are
+A variant that is replaced or removed takes no new request; its requests end on it, then its adapter and draft are
 freed.
 """
 
@@ -21,11 +21,11 @@ class Variant:
     """One version of a variant.
 
     Attributes:
-        name: What requests ask for.
-        adapter: Its key in the target's bank; None for the target as it is.
-        decoding_draft: Its draft; None decodes autoregressively.
-        num_requests: Requests that wait or run on it.
-        retired: Takes no new request.
+        name: The name that requests give.
+        adapter: Key of its adapter among the target's loaded adapters; None for the target itself.
+        decoding_draft: The draft of the variant; None decodes autoregressively.
+        num_requests: Number of requests that wait or run on this version.
+        retired: Whether it takes no new request.
     """
 
     name: str
@@ -37,11 +37,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class VariantLoad:
-    """What a variant takes now.
+    """Memory and requests of a variant now.
 
     Attributes:
-        adapter_bytes: Of its adapter in the target's bank; equal adapters are held once and counted for each.
-        num_requests: That wait or run on its newest version.
+        adapter_bytes: Bytes of its adapter on the target's device; equal adapters are held once and counted for each
+            variant.
+        num_requests: Number of requests that wait or run on the variant's newest version.
     """
 
     adapter_bytes: int
@@ -49,10 +50,10 @@ class VariantLoad:
 
 
 class Variants:
-    """Variants by name; `BASE` is the engine's own: the target as it is with the draft the engine was made with.
+    """Variants by name; `BASE` is the engine's own: the target without adapter and the draft the engine was made with.
 
     Args:
-        target: What they share.
+        target: The target that all variants share.
         decoding_draft: The draft of `BASE`.
     """
 
@@ -61,10 +62,10 @@ class Variants:
         self._by_name = {BASE: Variant(BASE, None, decoding_draft)}
 
     def __getitem__(self, name: str) -> Variant:
-        """The newest version of a variant.
+        """Return the newest version of a variant.
 
         Raises:
-            NotFoundError: No such variant.
+            NotFoundError: The engine has no such variant.
         """
         variant = self._by_name.get(name)
         if variant is None:
@@ -75,15 +76,15 @@ class Variants:
 
     @property
     def names(self) -> list[str]:
-        """All but `BASE`."""
+        """Names of all variants but `BASE`."""
         return sorted(name for name in self._by_name if name != BASE)
 
     def add(self, name: str, adapter: Adapter | None, decoding_draft: DecodingDraft | None) -> Variant:
-        """Put a variant under a name; the version it replaces is retired.
+        """Add a variant under a name; the version it replaces is retired.
 
         Raises:
             TargetIncompatibleError: The target takes no adapters, or the adapter does not fit it.
-            ResourceError: Too many ranks of adapters.
+            ResourceError: The sum of the adapters' ranks is above the limit.
         """
         bank = self._target.adapters
         if adapter is not None and bank is None:
@@ -102,18 +103,18 @@ class Variants:
         """Retire a variant.
 
         Raises:
-            NotFoundError: No such variant.
+            NotFoundError: The engine has no such variant.
         """
         self._retire(self[name])
         del self._by_name[name]
 
     def end(self, variant: Variant) -> bool:
-        """One of its requests has ended; whether that freed it."""
+        """Count one request of a variant as ended; return whether that freed the variant."""
         variant.num_requests -= 1
         return self._free(variant)
 
     def loads(self) -> dict[str, VariantLoad]:
-        """What each variant but `BASE` takes."""
+        """Return memory and requests of each variant but `BASE`."""
         return {name: self._load(self._by_name[name]) for name in self.names}
 
     def _load(self, variant: Variant) -> VariantLoad:

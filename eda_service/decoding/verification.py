@@ -1,4 +1,4 @@
-"""Verification: which drafted tokens stay and what the target adds.
+"""Verification: which drafted tokens are accepted and which token the target adds.
 
 Chains at T>0 follow Leviathan et al. (2023, Algorithm 1): draft token k is accepted with probability min(1, p_k / q_k);
 at the first rejection the correction token is drawn from norm(max(p - q, 0)), and when all K are accepted the bonus
@@ -26,12 +26,12 @@ from eda_service.decoding.tree import DraftTree
 
 @dataclass
 class TreeVerdict:
-    """What a round accepted of a tree.
+    """The nodes of a tree that a round accepted.
 
-    Attributes:
+    The result of verifying a tree.
         num_accepted_B: Length of the accepted path.
         next_ids_B: The correction or bonus token.
-        path_BK: Nodes of the path in order (1..N), zeros behind its end; K is the tree's depth.
+        path_BK: Nodes of the accepted path in order (1..N), then zeros; K is the tree's depth.
     """
 
     num_accepted_B: Tensor
@@ -42,12 +42,12 @@ class TreeVerdict:
 def verify_greedy(
     target_ids_BK1: Tensor, draft_ids_BK: Tensor, speculates_B: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """T=0: a draft token is accepted while it equals the target's argmax.
+    """Verify at T=0: a draft token is accepted while it equals the target's argmax.
 
     Args:
         target_ids_BK1: The target's argmax after the last token and after each draft token, (B, K+1).
         draft_ids_BK: Proposed tokens.
-        speculates_B: False where a row takes no draft token; None: every row does.
+        speculates_B: Whether a row takes draft tokens; None: every row does.
 
     Returns:
         (num_accepted_B, next_ids_B): accepted prefix length, and the correction or bonus token.
@@ -67,17 +67,17 @@ def verify_sampled(
     uniforms_BK1: Tensor,
     speculates_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """T>0: the acceptance rule and the residual draw.
+    """Verify at T>0, with the acceptance rule and the residual draw.
 
     Args:
         target_probs_BK1V: The target's distributions, (B, K+1, V).
         draft_probs_BKV: The distributions the draft tokens were drawn from.
         draft_ids_BK: Proposed tokens.
-        uniforms_BK1: K acceptance draws and one for the token the target adds, (B, K+1).
-        speculates_B: False where a row takes no draft token; None: every row does.
+        uniforms_BK1: K uniforms for acceptance and one for the token that the target adds, (B, K+1).
+        speculates_B: Whether a row takes draft tokens; None: every row does.
 
     Returns:
-        (num_accepted_B, next_ids_B).
+        (num_accepted_B, next_ids_B): accepted prefix length, and the correction or bonus token.
     """
     num_draft = draft_ids_BK.shape[1]
     target_BK = target_probs_BK1V[:, :num_draft].gather(2, draft_ids_BK[..., None]).squeeze(2)
@@ -85,7 +85,7 @@ def verify_sampled(
     accept_BK = uniforms_BK1[:, :num_draft] * draft_BK < target_BK
     if speculates_B is not None:
         accept_BK = accept_BK & speculates_B[:, None]
-        draft_probs_BKV = draft_probs_BKV * speculates_B[:, None, None]  # nothing proposed, nothing to take out of p
+        draft_probs_BKV = draft_probs_BKV * speculates_B[:, None, None]  # nothing proposed, nothing to subtract
     num_accepted_B = accept_BK.long().cumprod(dim=1).sum(dim=1)
     rows_B = torch.arange(draft_ids_BK.shape[0], device=draft_ids_BK.device)
     target_BV = target_probs_BK1V[rows_B, num_accepted_B]
@@ -95,21 +95,22 @@ def verify_sampled(
 
 
 def residual(target_probs_BV: Tensor, draft_probs_BV: Tensor) -> Tensor:
-    """max(p - q, 0), unnormalised; where rounding leaves nothing (p equals q) it is p itself."""
+    """Return max(p - q, 0), unnormalised; where rounding leaves nothing (p equals q), return p itself."""
     rest_BV = (target_probs_BV - draft_probs_BV).clamp_(min=0.0)
     empty_B1 = rest_BV.sum(-1, keepdim=True) <= 0
     return torch.where(empty_B1, target_probs_BV, rest_BV)
 
 
 def verify_tree(chosen_ids_BN1: Tensor, tree: DraftTree, depth: int, speculates_B: Tensor | None = None) -> TreeVerdict:
-    """Follow the target's choices down the tree as far as it was drafted.
+    """Follow the target's choices down the tree until a choice is no drafted node.
 
     Args:
-        chosen_ids_BN1: What the target says after each node (0 is the root): its argmax, or at T>0 its draw, where all
-            nodes of one depth share a uniform. A row drafts no token twice under one parent, so at most one path fits.
+        chosen_ids_BN1: The token that the target chooses after each node (0 is the root): its argmax, or at T>0 its
+            draw, with one uniform for all nodes of a depth. A row drafts no token twice under one parent, so at most
+            one path fits.
         tree: Drafted nodes.
         depth: Levels of the tree.
-        speculates_B: False where a row takes no draft token; None: every row does.
+        speculates_B: Whether a row takes draft tokens; None: every row does.
     """
     fits_BN = chosen_ids_BN1.gather(1, tree.parents_BN) == tree.token_ids_BN
     if speculates_B is not None:

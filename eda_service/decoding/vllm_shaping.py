@@ -1,4 +1,4 @@
-"""What shapes a request's distribution, in the words of vLLM's `SamplingParams`; their meaning is the same."""
+"""A request's sampling parameters as those of vLLM's `SamplingParams` with the same meaning."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from eda_service.decoding.request import SamplingParams
 
 
 def vllm_shaping(params: SamplingParams, vocab_size: int) -> dict[str, Any]:
-    """Keyword arguments for vLLM; it has no list of suppressed tokens, so it gets all the others.
+    """Make keyword arguments for vLLM, which has no list of suppressed tokens and so gets the list of all allowed ones.
 
     Args:
-        params: Of the request, which suppresses nothing at its beginning only: vLLM cannot do that.
-        vocab_size: Of the target.
+        params: Parameters of the request. Tokens suppressed only at the beginning are not supported by vLLM.
+        vocab_size: Size of the target's vocabulary.
     """
     assert not params.begin_suppress_token_ids, "refused when the model is loaded"
     suppressed = params.suppress_token_ids
@@ -32,5 +32,7 @@ def vllm_shaping(params: SamplingParams, vocab_size: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _all_but(suppressed: frozenset[int], vocab_size: int) -> list[int]:
-    """The other tokens; one list for all requests that suppress the same, as it has an entry for nearly every token."""
+    """Return the tokens that are not suppressed; requests that suppress the same share one list of nearly the
+    vocabulary.
+    """
     return [each for each in range(vocab_size) if each not in suppressed]

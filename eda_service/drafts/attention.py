@@ -1,4 +1,4 @@
-"""The attention of a draft's one layer; the caller decides what is attended to.
+"""The attention of a draft's one layer; the caller decides which positions it attends to.
 
 Shapes: B rows, L positions, D hidden, E width of its input, N query heads, H key/value heads, d head width.
 """
@@ -13,12 +13,12 @@ from eda_service.drafts.rotary import rotate
 
 
 class DraftAttention(nn.Module):
-    """Projections of the attention.
+    """The attention's projections.
 
     Args:
-        config: Of the draft.
-        width_in: E.
-        qk_norm: Each query and key head is normed, as Qwen3's are.
+        config: Config of the draft.
+        width_in: Width of the input, E.
+        qk_norm: Whether each query and key head is normed, as in Qwen3.
     """
 
     def __init__(self, config: DraftConfig, width_in: int, *, qk_norm: bool = False) -> None:
@@ -33,13 +33,13 @@ class DraftAttention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps) if qk_norm else None
 
     def forward(self, x_BLE: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
-        """(B, L, E) to (B, L, D)."""
+        """Map inputs (B, L, E) to outputs (B, L, D)."""
         attended_BNLd = attend(*self.project(x_BLE, positions_BL))
         out: Tensor = self.o_proj(attended_BNLd.transpose(1, 2).flatten(2))
         return out
 
     def project(self, x_BLE: Tensor, positions_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated query (B, N, L, d), rotated key and plain value (B, H, L, d)."""
+        """Return the rotated query (B, N, L, d), the rotated key and the plain value (both B, H, L, d)."""
         rows, length, _ = x_BLE.shape
         shape = (rows, length, -1, self.config.head_dim)
         query, key = self.q_proj(x_BLE).view(shape), self.k_proj(x_BLE).view(shape)
@@ -52,6 +52,6 @@ class DraftAttention(nn.Module):
 
 
 def normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
-    """A norm in the dtype of its weight; autocast hands over bfloat16."""
+    """Apply a norm in the dtype of its weight; autocast passes bfloat16."""
     out: Tensor = norm(x.to(norm.weight.dtype))
     return out

@@ -36,10 +36,10 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 @dataclass
 class LoadedDraft:
-    """A draft and the tokens it scores (None: all).
+    """A draft and the tokens it scores (None: all tokens).
 
     Attributes:
-        trained: Names of the tensors a pack changed; None where nothing need be as in the base draft.
+        trained: Names of the tensors that a pack changed; None if every tensor may differ from the base draft's.
     """
 
     draft: Draft
@@ -48,7 +48,7 @@ class LoadedDraft:
 
     @property
     def has_head_of_base(self) -> bool:
-        """Whether it has a head of its own, and a pack did not change it."""
+        """Whether the draft has a head of its own that no pack changed."""
         head = self.draft.places.head
         has_own = self.draft.config.own_vocab_size is not None
         return has_own and self.trained is not None and not any(is_within(name, head) for name in self.trained)
@@ -62,7 +62,7 @@ def save_base_draft(directory: Path, draft: Draft, vocab_W: Tensor | None) -> No
 
 
 def read_draft_vocab(directory: Path) -> Tensor | None:
-    """Token ids (W,) that a base draft scores; None for all.
+    """Read the token ids (W,) that a base draft scores; None for all.
 
     Raises:
         ArtifactCorruptError: The file cannot be read.
@@ -79,10 +79,10 @@ def read_draft_vocab(directory: Path) -> Tensor | None:
 
 
 def read_draft_config(directory: Path) -> DraftConfig:
-    """The shape of a base draft.
+    """Read the shape of a base draft.
 
     Raises:
-        ArtifactCorruptError: It cannot be read.
+        ArtifactCorruptError: The config cannot be read.
     """
     return _read_config(parse_draft_config, directory / "config.json")
 
@@ -95,10 +95,10 @@ def load_base_draft(directory: Path, *, dtype: torch.dtype) -> LoadedDraft:
     """
     config, path = read_draft_config(directory), directory / "draft.safetensors"
     tensors, vocab_W = _read(path)
-    with torch.device("meta"):  # a large draft has no fresh weights in memory that are then overwritten
+    with torch.device("meta"):  # a large draft gets no fresh weights in memory that would be overwritten at once
         draft = make_draft(config)
     _require_fit({name: p.shape for name, p in draft.named_parameters()}, tensors, path)
-    for name in list(tensors):  # one by one, each of them a copy: what is mapped would go with its file
+    for name in list(tensors):  # one by one, each as a copy: a memory map would be lost with its file
         module_name, _, leaf = name.rpartition(".")
         value = tensors.pop(name).to(dtype, copy=True)
         setattr(draft.get_submodule(module_name), leaf, nn.Parameter(value))
@@ -106,7 +106,7 @@ def load_base_draft(directory: Path, *, dtype: torch.dtype) -> LoadedDraft:
 
 
 def load_start(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Draft:
-    """A base draft of which only that part is in memory which `Draft.start` uses; the others are without weights.
+    """Load only the part of a base draft that `Draft.start` uses; the other tensors are not in memory.
 
     Raises:
         ArtifactCorruptError: The file cannot be read or its tensors do not fit its config.
@@ -137,7 +137,7 @@ def save_pack(directory: Path, draft: Draft, train: TrainConfig, vocab_W: Tensor
 
 
 def load_pack(base_dir: Path, pack_dir: Path, *, dtype: torch.dtype) -> LoadedDraft:
-    """A base draft with a pack applied, LoRA merged, without gradients.
+    """Load a base draft with a pack applied, LoRA merged, without gradients.
 
     Raises:
         ArtifactCorruptError: A tensor of the pack is missing, unknown or of another shape, or the pack was trained
@@ -157,7 +157,7 @@ def load_pack(base_dir: Path, pack_dir: Path, *, dtype: torch.dtype) -> LoadedDr
 
 
 def _check_base(draft: Draft, base_dir: Path, pack_dir: Path) -> None:
-    """A private expert is worth nothing beside a shared expert it was not trained with: compare the frozen weights."""
+    """Compare the frozen weights: a private expert is useless beside another shared expert than it was trained with."""
     with safe_open(pack_dir / "pack.safetensors", framework="pt") as stream:
         wanted = (stream.metadata() or {}).get(_FROZEN)
     if wanted is not None and wanted != frozen_sha256(draft, torch.bfloat16):
@@ -168,7 +168,7 @@ def _check_base(draft: Draft, base_dir: Path, pack_dir: Path) -> None:
 
 
 def for_inference(loaded: LoadedDraft) -> LoadedDraft:
-    """Freeze; a proposer packs copies of the weights (`decoding.fused`)."""
+    """Freeze a draft for decoding; a proposer packs copies of the weights (`decoding.fused`)."""
     loaded.draft.requires_grad_(False)
     loaded.draft.eval()
     return loaded
@@ -198,7 +198,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Tensor | None]:
 
 
 def _fill(draft: Draft, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into the parameters that train, refusing any mismatch."""
+    """Copy tensors into the trained parameters and refuse any mismatch."""
     wanted = {name: p for name, p in draft.named_parameters() if p.requires_grad}
     _require_fit({name: p.shape for name, p in wanted.items()}, tensors, path)
     with torch.no_grad():
@@ -209,7 +209,7 @@ def _fill(draft: Draft, tensors: dict[str, Tensor], path: Path) -> None:
 def _require_fit(
     wanted: Mapping[str, torch.Size], tensors: Mapping[str, Tensor] | Mapping[str, TensorPlace], path: Path
 ) -> None:
-    """Refuse tensors that are not those that are wanted, in their shapes."""
+    """Refuse tensors whose names or shapes differ from the wanted ones."""
     if wanted.keys() != tensors.keys():
         missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
         raise ArtifactCorruptError(
@@ -223,7 +223,7 @@ def _require_fit(
 
 
 def _merge_lora(draft: Draft) -> None:
-    """Fold low-rank updates into their linears and put the plain layers back."""
+    """Merge low-rank updates into their linear layers and put the plain layers back."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in list(draft.named_modules()):

@@ -1,4 +1,4 @@
-"""Whether a base draft can read a target's layers, and can be trained as a job asks. Imports no torch."""
+"""Checks that a base draft can read a target's layers and can be trained as a job asks. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def check_reads(draft: DraftConfig, num_layers: int) -> None:
     """Refuse a draft that reads layers which a target does not have.
 
     Raises:
-        TargetIncompatibleError: It does.
+        TargetIncompatibleError: The draft reads such a layer.
     """
     if draft.captures and draft.captures[-1] > num_layers:
         raise TargetIncompatibleError(
@@ -22,10 +22,10 @@ def check_reads(draft: DraftConfig, num_layers: int) -> None:
 
 
 def check_extension(draft: DraftConfig, train: TrainConfig) -> None:
-    """Refuse rows that a draft's head cannot take.
+    """Refuse to add rows that a draft's head cannot take.
 
     Raises:
-        InputError: It has no head of its own, or a narrower one than the target's, or lacks fewer tokens.
+        InputError: The draft has no head of its own, its head is narrower than the target's, or it lacks fewer tokens.
     """
     count, own = train.extend_draft_vocab, draft.own_vocab_size
     if not count:

@@ -1,4 +1,4 @@
-"""Coverage: how much of a text a draft vocabulary can say at all. A token outside it ends a round.
+"""Coverage: the share of a text's tokens that a draft vocabulary contains. A token outside it ends a round.
 
 Shapes: W draft vocabulary.
 """
@@ -14,24 +14,25 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Coverage:
-    """A draft vocabulary beside a target's answers.
+    """Coverage of a target's answers by a draft vocabulary.
 
     Attributes:
-        share: Of the answers' tokens that the draft can say; 1 where there is no token.
-        missing: How often each other token came.
+        share: Share of the answers' tokens that the draft can propose; 1 if there are no tokens.
+        missing: Number of occurrences of each token outside the vocabulary.
     """
 
     share: float
     missing: Counter[int]
 
     def rows_for(self, share: float) -> int | None:
-        """How many of the most frequent missing tokens bring the share to at least this one.
+        """Return how many of the most frequent missing tokens raise the share to at least `share`.
 
         Args:
-            share: Wanted.
+            share: Wanted share, 0 to 1.
 
         Returns:
-            0 where it is there already; None where not even all of them do, which takes a share above 1.
+            The number; 0 if the share is reached already; None if not even all missing tokens reach it (a share above
+            1).
         """
         lacking = self.missing.total()
         if self.share >= share:

@@ -1,7 +1,7 @@
-"""Shape of a draft: everything needed to build one, stored beside its weights. Imports no torch.
+"""Config of a draft: everything needed to build one, stored beside its weights. Imports no torch.
 
-A kind of draft is one class here, found by `kind`; a stored shape that names none is `eagle1`, and one of `eagle1` is
-written without it, so that older versions read it. The kind's module is in `drafts.kinds`, its decoding form in
+A kind of draft is one class here, found by `kind`; a stored config without `kind` is `eagle1`, and an `eagle1` config
+is written without it, so that older versions can read it. The kind's module is in `drafts.kinds`, its decoding form in
 `decoding.fused.kinds`.
 """
 
@@ -29,7 +29,7 @@ def _is_false(value: object) -> bool:
 
 @dataclass(frozen=True)
 class PartSizes:
-    """Parameters of a base draft, by what an adaptation may train beside the private expert."""
+    """Numbers of parameters of a base draft, by the part that an adaptation may train beside the private expert."""
 
     fuse: int
     attention: int
@@ -37,8 +37,8 @@ class PartSizes:
 
 
 class RopeScaling(Config):
-    """How a draft stretches its rotation over longer texts, with the keys of transformers' `rope_parameters`; what a
-    type does not read is None.
+    """Scaling of a draft's rotation for longer texts, with the keys of transformers' `rope_parameters`; keys that a
+    type does not read are None.
     """
 
     rope_type: Literal["linear", "llama3", "yarn"] = Field(description="which rule")
@@ -67,9 +67,9 @@ class RopeScaling(Config):
 
 
 class DraftConfig(Config, ABC):
-    """What every kind has: one decoder layer over the target's states.
+    """The fields that every kind has: one decoder layer over the target's states.
 
-    A field that older versions do not know is written only where it says something.
+    A field that older versions do not know is written only if it differs from the default.
     """
 
     kind: str = Field(description="which class of draft")
@@ -91,70 +91,72 @@ class DraftConfig(Config, ABC):
     own_embedding: bool = Field(False, exclude_if=_is_false, description="it has a table of its own; no: the target's")
 
     default_unroll_steps: ClassVar[int] = 1
-    """Drafted positions that are unrolled in training where nobody says how many."""
+    """Number of drafted positions that training unrolls if the settings name none."""
 
     @property
     def target_width(self) -> int:
-        """Of the target's states."""
+        """Width of the target's states."""
         return self.target_hidden_size or self.hidden_size
 
     @property
     def captures(self) -> tuple[int, ...]:
-        """Target states that the draft reads, side by side: i is the residual stream after i layers, 0 the embedding.
+        """Indices of the target's states that the draft reads, side by side: i is the residual stream after i layers, 0
+        the embedding.
 
-        Empty: the one state that the target's head reads.
+        Empty: only the state that the target's head reads.
         """
         return ()
 
     @property
     def feature_width(self) -> int:
-        """C: of the target's states side by side."""
+        """C, the width of the target's states side by side."""
         return self.target_width * max(1, len(self.captures))
 
     @property
     def own_vocab_size(self) -> int | None:
-        """Tokens that a head of its own scores; None without one."""
+        """Number of tokens that a head of the draft's own scores; None without such a head."""
         return None
 
     def unroll_steps(self, loss: LossConfig) -> int:
-        """Drafted positions that training unrolls of each start."""
+        """Return the number of drafted positions that training unrolls from each start."""
         return loss.unroll_steps or self.default_unroll_steps
 
     def settled(self, train: TrainConfig) -> TrainConfig:
-        """The settings with those filled in that are the kind's to say: what a pack writes down."""
+        """Fill in the settings whose defaults depend on the kind; a pack stores the result."""
         loss = train.loss.model_copy(update={"unroll_steps": self.unroll_steps(train.loss)})
         return train.model_copy(update={"loss": loss})
 
     def is_started(self, train: TrainConfig) -> bool:
-        """Whether shards hold what the draft makes of the captured states, which is narrower, instead of them: training
-        leaves that part as it is, and what it reads too, so that both are the same in every epoch.
+        """Whether shards hold the draft's start states, which are narrower than the captured states they are made from.
+        They may if training changes neither that part of the draft nor its inputs, so that both are equal in every
+        epoch.
         """
         is_read_as_is = train.method is Method.EDA and not train.train_fc and train.loss.feature_noise == 0
         return bool(self.captures) and is_read_as_is
 
     def stored_width(self, train: TrainConfig) -> int:
-        """Numbers that a shard holds of one token: what the draft reads, and what the target's head reads where that is
-        another state.
+        """Count the values that a shard holds per token: the draft's input, and the input of the target's head if that
+        is another state.
         """
         features = self.hidden_size if self.is_started(train) else self.feature_width
         return features + (self.target_width if self.captures else 0)
 
     @property
     def embedding_size(self) -> int:
-        """Parameters of a table of its own, which no method trains; 0 without one."""
+        """Number of parameters of the draft's own embedding, which no method trains; 0 without one."""
         return self.vocab_size * self.hidden_size * self.own_embedding
 
     @property
     def misreadings(self) -> tuple[dict[str, Any], ...]:
-        """Changes of fields that set right what its files are likely taken wrongly in; each keeps every tensor's shape,
-        and rotation and embedding, which all kinds have, are not among them.
+        """Changes of fields that repair likely misreadings of the draft's file. Each keeps every tensor's shape;
+        rotation and embedding are not among them, because they are common to all kinds.
         """
         return ()
 
     @property
     @abstractmethod
     def sizes(self) -> PartSizes:
-        """Parameters, embedding and the target's head not counted."""
+        """Numbers of parameters, without embedding and the target's head."""
 
 
 class Eagle1Config(DraftConfig):
@@ -221,16 +223,16 @@ class Eagle3Config(DraftConfig):
 
     @property
     def misreadings(self) -> tuple[dict[str, Any], ...]:
-        """Layers counted one off, and the norms that no tensor tells of."""
+        """See `DraftConfig`: layers counted one off, and norms that no tensor reveals."""
         shifted = [tuple(layer + shift for layer in self.layers) for shift in (1, -1)]
         found: list[dict[str, Any]] = [{"layers": layers} for layers in shifted if layers and min(layers) >= 0]
-        if self.has_hidden_norm:  # without it the residual is the state either way
+        if self.has_hidden_norm:  # without hidden_norm the residual is the state in both cases
             found.append({"norm_before_residual": not self.norm_before_residual})
         return (*found, {"norm_output": not self.norm_output})
 
     @property
     def sizes(self) -> PartSizes:
-        """See `DraftConfig`; an embedding of its own is not counted, a head of its own is."""
+        """See `DraftConfig`; its own head is counted, its own embedding is not."""
         d, fuse = self.hidden_size, 0
         if self.layers:
             norms = self.norm_before_fc + (self.fc_norm != "none")
@@ -243,7 +245,7 @@ class Eagle3Config(DraftConfig):
 
 
 def attention_size(config: DraftConfig, width_in: int) -> int:
-    """Parameters of an attention over inputs of some width, its output as wide as the draft."""
+    """Count the parameters of an attention over inputs of this width, whose output has the draft's width."""
     outputs = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     size = width_in * outputs + config.num_heads * config.head_dim * config.hidden_size
     return size + outputs * config.qkv_bias + config.hidden_size * config.o_bias
@@ -253,7 +255,7 @@ CONFIGS: dict[str, type[DraftConfig]] = {"eagle1": Eagle1Config, "eagle3": Eagle
 
 
 def _of_its_kind(value: Any) -> Any:
-    """A stored shape as the class that its kind names."""
+    """Turn a stored config into the class that its kind names."""
     if not isinstance(value, Mapping):
         return value
     kind = value.get("kind", "eagle1")
@@ -263,29 +265,29 @@ def _of_its_kind(value: Any) -> Any:
 
 
 AnyDraftConfig = Annotated[SerializeAsAny[DraftConfig], BeforeValidator(_of_its_kind)]
-"""A field of any kind."""
+"""A config of any kind, as the type of a field."""
 
 _STORED: TypeAdapter[DraftConfig] = TypeAdapter(AnyDraftConfig)
 
 
 def parse_draft_config(stored: str | Mapping[str, Any]) -> DraftConfig:
-    """A stored shape, as JSON or parsed.
+    """Parse a stored config, given as JSON or as a mapping.
 
     Raises:
-        ValueError: It is none, or of a kind that this version does not know.
+        ValueError: The text is no config, or is of a kind that this version does not know.
     """
     return _STORED.validate_json(stored) if isinstance(stored, str) else _STORED.validate_python(stored)
 
 
 class PrivateConfig(Config):
-    """What an adaptation adds to or changes in the base draft."""
+    """The parts that an adaptation adds to or changes in the base draft."""
 
     private_width: int = Field(ge=1, description="m_p")
     mix: Mix = Mix.SOFTMAX
 
     @classmethod
     def of(cls, draft: DraftConfig, train: TrainConfig) -> PrivateConfig:
-        """What a job adds to this draft; a private expert has at least 8 inner units."""
+        """Return the parts that a job adds to this draft; a private expert has at least 8 inner units."""
         width = max(8, round(draft.expert_width * train.private_width_fraction))
         return cls(private_width=width, mix=train.mix)
 
@@ -293,10 +295,10 @@ class PrivateConfig(Config):
 def parameter_counts(
     config: DraftConfig, private: PrivateConfig | None, *, train_fc: bool, train_attention: bool = False
 ) -> tuple[int, int]:
-    """(all parameters, trainable parameters) of a draft; an embedding and a head that are the target's are not counted.
+    """Return (all parameters, trainable parameters) of a draft, without an embedding and a head that are the target's.
 
-    Without `private` everything trains but an embedding of its own. Checked against Table 4: d=3584, m=18944 with a
-    half-width private expert.
+    Without `private` all parameters train except an embedding of its own. Checked against Table 4: d=3584, m=18944 with
+    a half-width private expert.
     """
     d, sizes = config.hidden_size, config.sizes
     base = sizes.fuse + sizes.attention + sizes.others

@@ -1,5 +1,5 @@
-"""The shape of a draft for a target: one decoder layer of its family, read from the target's config whatever the family
-calls its sizes.
+"""The config of a new draft for a target: one decoder layer of the target's family, read from the target's config
+whatever the family calls its sizes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from eda_service.field_errors import field_error
 from eda_service.targets.checks.config_check import EPSILONS
 from eda_service.targets.files.shape import head_dim_of
 
-_DEFAULT_EPSILON = 1e-5  # of families whose norm has no setting (OLMo)
-_DEFAULT_THETA = 1e4  # RoFormer's, and of families that do not rotate
+_DEFAULT_EPSILON = 1e-5  # for families whose norm has no setting (OLMo)
+_DEFAULT_THETA = 1e4  # RoFormer's value, for families that do not rotate
 
 
 def draft_shape(
@@ -25,15 +25,15 @@ def draft_shape(
     spec: DraftSpec | None = None,
     draft_vocab_size: int | None = None,
 ) -> DraftConfig:
-    """The shape of a draft for a target.
+    """Make the config of a draft for a target.
 
     Args:
-        config: The target's, as transformers read it.
-        spec: Which draft; None: EAGLE-1.
-        draft_vocab_size: Tokens that a head of its own scores; None: all.
+        config: The target's config, as transformers reads it.
+        spec: Kind and layers of the draft; None: EAGLE-1.
+        draft_vocab_size: Number of tokens that a head of the draft's own scores; None: all.
 
     Raises:
-        TargetIncompatibleError: It does not name a size that a draft needs.
+        TargetIncompatibleError: The config does not name a size that a draft needs.
     """
     try:
         heads = int(config.num_attention_heads)
@@ -67,7 +67,7 @@ def draft_shape(
 
 
 def _layers(spec: DraftSpec, num_layers: int) -> tuple[int, ...]:
-    """Those asked for, or the ones that every published EAGLE-3 draft reads by default."""
+    """Return the layers asked for, or those that every published EAGLE-3 draft reads by default."""
     layers = spec.layers if spec.layers is not None else tuple(sorted({2, num_layers // 2, num_layers - 3}))
     if layers[0] < 0 or layers[-1] > num_layers or (spec.layers is None and len(layers) < 3):
         raise ValueError(
@@ -77,15 +77,15 @@ def _layers(spec: DraftSpec, num_layers: int) -> tuple[int, ...]:
 
 
 def _even(head_dim: int) -> int:
-    """Rotation exchanges the halves of a head."""
+    """Check that the head width is even: rotation exchanges the halves of a head."""
     if head_dim % 2:
         raise ValueError(f"head_dim is {head_dim}, a draft rotates halves of a head and needs an even one")
     return head_dim
 
 
 def _width(config: Any) -> int:
-    """Width of the FFN; of the widest layer where they differ, of the experts that a token meets where there are some
-    and no other width is named.
+    """Return the width of the FFN: of the widest layer if layers differ; if the config names only the width of experts,
+    of the experts that a token uses together.
     """
     width = getattr(config, "intermediate_size", None)
     if width is None:
@@ -97,10 +97,10 @@ def _width(config: Any) -> int:
 
 
 def target_rope(config: Any) -> tuple[float, RopeScaling | None]:
-    """The rotary base of a target and how it stretches positions; None also where no draft can stretch them so.
+    """Return the rotary base of a target and its scaling; the scaling is also None if no draft can have it.
 
     Args:
-        config: The target's, as transformers read it.
+        config: The target's config, as transformers reads it.
     """
     rope = _rope(config)
     values = {name: rope[name] for name in RopeScaling.model_fields if rope.get(name) is not None}
@@ -112,14 +112,14 @@ def target_rope(config: Any) -> tuple[float, RopeScaling | None]:
 
 
 def _rope(config: Any) -> Mapping[str, Any]:
-    """What a config says of rotation; of the layers that see everything where the kinds of layers differ."""
+    """Return the config's settings of rotation; of the layers with full attention if the kinds of layers differ."""
     rope: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
     kinds = [value for value in rope.values() if isinstance(value, Mapping)]
     return (rope.get("full_attention") or kinds[0]) if kinds else rope
 
 
 def _theta(config: Any) -> float:
-    """The rotary base."""
+    """Return the rotary base."""
     found = _rope(config).get("rope_theta")
     if found is None:
         found = getattr(config, "rope_theta", None)

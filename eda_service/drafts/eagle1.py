@@ -4,8 +4,8 @@ The layer has no input norm, and its FFN is either one expert (a base draft) or 
 an estimate of the target's last state after the final norm, so no norm follows. Module names match the EAGLE
 checkpoints that vLLM loads.
 
-The lm_head belongs to the target, and so does the embedding but for drafts that were imported with one; what is the
-target's is passed in as a value and never stored here.
+The lm_head belongs to the target, and so does the embedding, except for drafts that were imported with one. Modules of
+the target are passed in as values and never stored here.
 
 Shapes: B rows, L positions, D hidden.
 """
@@ -31,14 +31,14 @@ class DraftLayer(nn.Module):
         self.mlp: nn.Module = Expert(config.hidden_size, config.expert_width)
 
     def forward(self, x_BLD: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
-        """Features of the next position (B, L, D)."""
+        """Return the features of the next position (B, L, D)."""
         hidden = x_BLD + self.self_attn(x_BLD, positions_BL, attend)
         out: Tensor = hidden + self.mlp(normed(hidden, self.post_attention_layernorm))
         return out
 
 
 class Eagle1Draft(Draft):
-    """See `Draft`."""
+    """An EAGLE-1 draft; see `Draft`."""
 
     places = Places(ffn="layers.0.mlp", fuse=("fc",), attention=("layers.0.self_attn",))
     predicts_head_in = True
@@ -51,22 +51,22 @@ class Eagle1Draft(Draft):
 
     @property
     def layer(self) -> DraftLayer:
-        """The one decoder layer."""
+        """The draft's only decoder layer."""
         layer = self.layers[0]
         assert isinstance(layer, DraftLayer)
         return layer
 
     def start(self, draft_in_BLC: Tensor) -> Tensor:
-        """The target's last state itself."""
+        """Return the target's last state unchanged."""
         return draft_in_BLC
 
     def step(self, embeds_BLD: Tensor, state_BLD: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
-        """Eq. 7."""
+        """Compute the next state, Eq. 7."""
         x_BLD = self.fuse(embeds_BLD, state_BLD)
         out: Tensor = self.layer(x_BLD, positions_BL, attend)
         return out
 
     def fuse(self, embeds_BLD: Tensor, state_BLD: Tensor) -> Tensor:
-        """fc over the embedding of token t+1 and the state of position t."""
+        """Apply fc to the embedding of token t+1 and the state of position t."""
         x_BLD: Tensor = self.fc(torch.cat([embeds_BLD, state_BLD], dim=-1))
         return x_BLD

@@ -7,9 +7,9 @@ head over a vocabulary of its own.
     y      = u + FFN(post_attention_layernorm(u))
     logits = lm_head norm(y)
 
-The next step reads y (norm(y) with norm_output), so that the draft lives on its own states, which estimate nothing of
-the target's. Module names are those of the checkpoints that vLLM loads; where checkpoints differ, a field of
-`Eagle3Config` says how.
+The next step reads y (norm(y) with norm_output): the draft reads its own states, which do not estimate a state of the
+target. Module names are those of the checkpoints that vLLM loads; fields of `Eagle3Config` cover the differences
+between checkpoints.
 
 Shapes: B rows, L positions, C width of the target's states side by side, D hidden, W draft vocabulary.
 """
@@ -42,7 +42,7 @@ class Eagle3Layer(nn.Module):
         self.mlp: nn.Module = Expert(width, config.expert_width)
 
     def forward(self, embeds_BLD: Tensor, state_BLD: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
-        """y (B, L, D)."""
+        """Return y (B, L, D)."""
         normed_BLD = state_BLD if self.hidden_norm is None else normed(state_BLD, self.hidden_norm)
         residual_BLD = normed_BLD if self.norm_before_residual else state_BLD
         x_BLE = torch.cat([normed(embeds_BLD, self.input_layernorm), normed_BLD], dim=-1)
@@ -52,7 +52,7 @@ class Eagle3Layer(nn.Module):
 
 
 class Eagle3Draft(Draft):
-    """See `Draft`."""
+    """An EAGLE-3 draft; see `Draft`."""
 
     places = Places(
         ffn="layers.0.mlp",
@@ -81,19 +81,19 @@ class Eagle3Draft(Draft):
 
     @property
     def shape(self) -> Eagle3Config:
-        """Its config."""
+        """The draft's config."""
         assert isinstance(self.config, Eagle3Config)
         return self.config
 
     @property
     def layer(self) -> Eagle3Layer:
-        """The one decoder layer."""
+        """The draft's only decoder layer."""
         layer = self.layers[0]
         assert isinstance(layer, Eagle3Layer)
         return layer
 
     def start(self, draft_in_BLC: Tensor) -> Tensor:
-        """g, or the target's last state itself for a draft without fc."""
+        """Return g, or the target's last state itself for a draft without fc."""
         if self.fc is None:
             return draft_in_BLC
         x_BLC = draft_in_BLC if self.input_norm is None else normed(draft_in_BLC, self.input_norm)
@@ -106,7 +106,7 @@ class Eagle3Draft(Draft):
         return state_BLD
 
     def step(self, embeds_BLD: Tensor, state_BLD: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
-        """See the equations above."""
+        """Compute the next state by the equations above."""
         out_BLD: Tensor = self.layer(embeds_BLD, state_BLD, positions_BL, attend)
         return normed(out_BLD, self.norm) if self.shape.norm_output else out_BLD
 
@@ -115,13 +115,13 @@ class Eagle3Draft(Draft):
         read = state if self.shape.norm_output else normed(state, self.norm)
         if self.lm_head is None:
             return lm_head.logits(read)
-        # Through the modules: ZeRO-3 puts a weight together when its module is called.
+        # Called as modules, because ZeRO-3 gathers a weight when its module is called.
         scored = [head(read) for head in (self.lm_head, self.lm_head_added) if head is not None]
         logits: Tensor = scored[0] if len(scored) == 1 else torch.cat(scored, dim=-1)
         return logits if self.shape.logit_scale == 1 else logits * self.shape.logit_scale
 
     def head_rows(self) -> Tensor | None:
-        """Rows (W, D) of its own head, added ones last."""
+        """Return the rows (W, D) of the draft's own head, added rows last."""
         if self.lm_head is None or self.lm_head_added is None:
             return None if self.lm_head is None else self.lm_head.weight
         return torch.cat([self.lm_head.weight, self.lm_head_added.weight])
@@ -144,7 +144,7 @@ class Eagle3Draft(Draft):
             self.lm_head_added.weight.data.copy_(self._rows_like(lm_head))
 
     def _rows_like(self, lm_head: LmHead) -> Tensor:
-        """Rows with which its own head gives the logits of the target's."""
+        """Return the rows with which the draft's own head gives the logits of the target's head."""
         return lm_head.rows_VD * (lm_head.scale / self.shape.logit_scale)
 
     def head(self, lm_head: LmHead, vocab_W: Tensor | None) -> DraftHead:

@@ -15,7 +15,7 @@ class Expert(nn.Module):
     """SwiGLU feed-forward without biases.
 
     Args:
-        hidden_size: D.
+        hidden_size: Hidden width D.
         width: F (m_s for the shared expert, m_p for the private one).
     """
 
@@ -27,6 +27,6 @@ class Expert(nn.Module):
         self.down_proj = nn.Linear(width, hidden_size, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(.., D) to (.., D)."""
+        """Map hidden states (.., D) to (.., D)."""
         out: Tensor = self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
         return out

@@ -1,4 +1,4 @@
-"""Which parameters train, by method, and proof that the others did not move.
+"""Trained parameters by method, and the proof that all other parameters stayed unchanged.
 
 | method  | trained                                   |
 |---------|-------------------------------------------|
@@ -10,7 +10,7 @@
 | lora    | low-rank updates of every linear layer    |
 |         | but a head of the draft's own             |
 
-An embedding of the draft's own trains with none of them, rows added to its head with each.
+No method trains an embedding of the draft's own; every method trains the rows added to its head.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def is_within(name: str, modules: Iterable[str]) -> bool:
 
 
 def prepare(draft: Draft, config: TrainConfig, *, seed: int) -> Draft:
-    """Give a base draft the form its method trains, with gradients on exactly the trained parameters.
+    """Give a base draft the form that its training method needs, with gradients on exactly the trained parameters.
 
     Args:
         draft: Base draft, changed in place.
         config: Method, mix, private width, fc.
-        seed: Of fresh weights.
+        seed: Seed of new weights.
     """
     torch.manual_seed(seed)
     if config.extend_draft_vocab:
@@ -85,12 +85,12 @@ def _reinitialise(draft: Draft) -> None:
 
 
 def trained_state(draft: Draft) -> dict[str, Tensor]:
-    """Trained tensors by name, on the CPU."""
+    """Copy the trained tensors to the CPU, by name."""
     return {name: p.detach().cpu().contiguous() for name, p in draft.named_parameters() if p.requires_grad}
 
 
 def frozen_sha256(draft: Draft, dtype: torch.dtype | None = None) -> str:
-    """Hash over the names and bytes of every frozen parameter, as they are or in a dtype."""
+    """Hash the names and bytes of every frozen parameter, as they are or cast to a dtype."""
     digest = hashlib.sha256()
     for name, parameter in sorted(draft.named_parameters()):
         if not parameter.requires_grad:
@@ -100,6 +100,6 @@ def frozen_sha256(draft: Draft, dtype: torch.dtype | None = None) -> str:
 
 
 def count_parameters(draft: Draft) -> tuple[int, int]:
-    """(all, trainable)."""
+    """Return the numbers of all and of trainable parameters."""
     parameters = list(draft.parameters())
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)

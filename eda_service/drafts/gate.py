@@ -18,7 +18,8 @@ class Gate(nn.Module):
     """Routing weights of the two experts.
 
     Args:
-        hidden_size: D. The weight is (2, D): row 0 is w_s, row 1 is w_p; both start at zero, so the gate starts even.
+        hidden_size: Hidden width D. The weight is (2, D): row 0 is w_s, row 1 is w_p; both start at zero, so that both
+            experts start with equal weight.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -27,7 +28,7 @@ class Gate(nn.Module):
         nn.init.zeros_(self.proj.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """gate_weights (.., 2), summing to 1; the softmax is taken in float32."""
+        """Compute gate_weights (.., 2), summing to 1; the softmax is taken in float32."""
         logits = self.proj(hidden)
         weights = torch.softmax(logits.float(), dim=-1)
         return weights.to(hidden.dtype)

@@ -1,7 +1,7 @@
-"""The head that scores a draft's states when it decodes: rows of the target's, or the draft's own (ADR 0004).
+"""The head that scores a draft's states in decoding: rows of the target's head, or the draft's own (ADR 0004).
 
-The target's rows are the tuned target's and frozen; a draft vocabulary is a choice among its tokens, so losslessness
-does not depend on it: a token outside it has draft probability 0 and can still come from the target.
+The target's rows are the tuned target's and frozen. A draft vocabulary does not affect losslessness: a token outside it
+has draft probability 0 and can still come from the target.
 
 Shapes: V vocabulary, W draft vocabulary (W <= V), D hidden.
 """
@@ -20,10 +20,10 @@ class DraftHead(nn.Module):
     """Scores draft states.
 
     Args:
-        lm_head: The target's.
+        lm_head: The target's head.
         vocab_W: Token ids the draft scores, in ascending order; None for all.
-        own: Rows of the draft's own, one for each token it scores; None: the target's.
-        norm: What the own rows read is normed by.
+        own: Rows of the draft's own head, one for each token it scores; None: the target's rows are used.
+        norm: Norm applied to the input of the own rows.
 
     Raises:
         TargetIncompatibleError: A draft token id lies outside the target's vocabulary.
@@ -47,19 +47,19 @@ class DraftHead(nn.Module):
 
     @property
     def size_bytes(self) -> int:
-        """What its packed rows take."""
+        """Size of the packed rows in bytes."""
         return self.linear.size_bytes + (0 if self._norm is None else self._norm.size_bytes)
 
     def forward(self, state: Tensor) -> Tensor:
-        """Logits over the draft vocabulary (.., W)."""
+        """Compute logits over the draft vocabulary (.., W)."""
         return self._finish(self.linear(state if self._norm is None else rms_norm(state, self._norm)))
 
     def to_token_ids(self, draft_ids: Tensor) -> Tensor:
-        """Draft vocabulary indices to token ids."""
+        """Turn draft vocabulary indices into token ids."""
         return draft_ids if self.vocab_W is None else self.vocab_W[draft_ids]
 
     def scatter_probs(self, probs: Tensor) -> Tensor:
-        """Draft probabilities (.., W) spread over the full vocabulary (.., V)."""
+        """Spread draft probabilities (.., W) over the full vocabulary (.., V)."""
         if self.vocab_W is None:
             return probs
         full = probs.new_zeros(*probs.shape[:-1], self.full_vocab_size)

@@ -1,4 +1,4 @@
-"""What a draft on the model hub would fetch, before it is fetched: one request says every file and its size."""
+"""The files of a draft on the model hub and their sizes, before anything is fetched: one request lists them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAFE = ("*.json", "*.safetensors")
 PICKLED = ("*.json", "pytorch_model*.bin")
 _WEIGHTS = (".safetensors", ".bin")
 _STAGED = 2
-"""Copies that staging makes of the weights: the staged draft, and beside it for a while what is converted."""
+"""Number of copies of the weights that staging makes: the staged draft and, for a while, the converted files."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class HubFiles:
     """A draft on the hub.
 
     Attributes:
-        name: Its id.
-        commit: That was looked at.
-        sizes: Bytes of every file, by its name.
+        name: Id on the hub.
+        commit: Commit that was listed.
+        sizes: Size of every file in bytes, by name.
     """
 
     name: str
@@ -40,22 +40,22 @@ class HubFiles:
 
     @property
     def patterns(self) -> list[str]:
-        """Of what is fetched: pickled weights only where there are no others."""
+        """Patterns of the files to fetch: pickled weights only if there are no others."""
         is_safe = any("/" not in file and file.endswith(".safetensors") for file in self.sizes)
         return list(SAFE if is_safe else PICKLED)
 
     @property
     def needed_sizes(self) -> dict[str, int]:
-        """The files that are fetched."""
+        """Sizes in bytes of the files to fetch, by name."""
         return {file: size for file, size in self.sizes.items() if any(fnmatch(file, each) for each in self.patterns)}
 
     @property
     def weights(self) -> dict[str, int]:
-        """Those of them that hold weights."""
+        """Sizes in bytes of the files to fetch that hold weights, by name."""
         return {file: size for file, size in self.needed_sizes.items() if file.endswith(_WEIGHTS)}
 
     def missing_bytes(self) -> int:
-        """What is not in the hub's cache on this machine."""
+        """Bytes that are not in the hub's cache on this machine."""
         from huggingface_hub import try_to_load_from_cache
 
         found = {file: try_to_load_from_cache(self.name, file, revision=self.commit) for file in self.needed_sizes}
@@ -63,8 +63,8 @@ class HubFiles:
 
 
 def list_files(name: str, revision: str | None) -> HubFiles | None:
-    """The files of an id; None where the hub does not say them: its cache on this machine may help, or who fetches them
-    tells why not.
+    """List the files of an id. None if the hub does not list them: its cache on this machine may have them, and the
+    fetch reports the error otherwise.
     """
     from huggingface_hub import constants, get_token
 
@@ -88,15 +88,15 @@ def list_files(name: str, revision: str | None) -> HubFiles | None:
 
 
 def require_room(files: HubFiles, work_dir: Path | None) -> None:
-    """Check, before anything is fetched, that it finds room and is not more than is taken.
+    """Check, before anything is fetched, that the files fit on the disk and are below the size limit.
 
     Args:
-        files: Of the draft.
-        work_dir: Where it will be staged; None: nowhere.
+        files: Files of the draft.
+        work_dir: Directory in which the draft will be staged; None: it will not be staged.
 
     Raises:
-        DraftIncompatibleError: Pickled weights above the limit.
-        InsufficientStorageError: The hub's cache, or where the draft will be staged, has less room.
+        DraftIncompatibleError: Pickled weights are larger than the limit.
+        InsufficientStorageError: The disk of the hub's cache or of the staging directory has too little free space.
     """
     from huggingface_hub import constants
 
@@ -126,5 +126,5 @@ def require_room(files: HubFiles, work_dir: Path | None) -> None:
 
 
 def _existing(path: Path) -> Path:
-    """The path, or the first above it that is there."""
+    """Return the path, or the nearest parent directory that exists."""
     return next(each for each in (path, *path.absolute().parents) if each.exists())

@@ -11,5 +11,5 @@ DRAFTS: dict[str, type[Draft]] = {"eagle1": Eagle1Draft, "eagle3": Eagle3Draft}
 
 
 def make_draft(config: DraftConfig) -> Draft:
-    """A base draft of this shape with fresh weights."""
+    """Make a base draft of this config with fresh weights."""
     return DRAFTS[config.kind](config)

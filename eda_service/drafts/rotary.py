@@ -1,6 +1,6 @@
 """Rotary position embedding (RoFormer), the half-split form that Llama-family checkpoints use, plain or scaled.
 
-Scaled frequencies (linear, Llama 3, YaRN) are transformers' own.
+Scaled frequencies (linear, Llama 3, YaRN) are computed by transformers.
 
 Shapes: B rows, N heads, L positions, d head width (even).
 """
@@ -17,7 +17,7 @@ from eda_service.drafts.draft_config import RopeScaling
 
 @lru_cache(maxsize=64)
 def _scaled(width: int, theta: float, scaling: RopeScaling) -> tuple[Tensor, float]:
-    """Inverse frequencies (d/2,) in float32 on the CPU, and the factor of cosines and sines."""
+    """Return inverse frequencies (d/2,) in float32 on the CPU, and the factor of cosines and sines."""
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -34,7 +34,7 @@ def _scaled(width: int, theta: float, scaling: RopeScaling) -> tuple[Tensor, flo
 
 
 def angles(positions: Tensor, width: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
-    """position * frequency, plain theta^(-2i/d) for i below d/2, in float32: shape (*positions, d/2)."""
+    """Compute position * frequency, plain theta^(-2i/d) for i below d/2, in float32: shape (*positions, d/2)."""
     if scaling is not None:
         return positions[..., None].float() * _scaled(width, theta, scaling)[0].to(positions.device)
     exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
@@ -42,7 +42,7 @@ def angles(positions: Tensor, width: int, theta: float, scaling: RopeScaling | N
 
 
 def attention_factor(width: int, theta: float, scaling: RopeScaling | None) -> float:
-    """What cosines and sines are multiplied by; 1 but for YaRN."""
+    """Return the factor of cosines and sines; 1 except for YaRN."""
     return 1.0 if scaling is None else _scaled(width, theta, scaling)[1]
 
 

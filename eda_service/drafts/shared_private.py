@@ -23,13 +23,13 @@ from eda_service.drafts.gate import Gate
 
 
 class SharedPrivateFFN(nn.Module):
-    """Two experts behind a gate; takes the place of the draft layer's FFN.
+    """Two experts combined by a gate, in place of the draft layer's FFN.
 
     Args:
-        shared: The base draft's FFN, kept frozen by the caller.
-        hidden_size: D.
-        private_width: m_p.
-        mix: Joint softmax (Eq. 4) or plain sum.
+        shared: The base draft's FFN; the caller freezes it.
+        hidden_size: Hidden width D.
+        private_width: Width of the private expert, m_p.
+        mix: Way to combine the experts: joint softmax (Eq. 4) or plain sum.
     """
 
     def __init__(self, shared: Expert, *, hidden_size: int, private_width: int, mix: Mix) -> None:
@@ -48,13 +48,13 @@ class SharedPrivateFFN(nn.Module):
             nn.init.zeros_(self.private.down_proj.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(.., D) to (.., D)."""
+        """Map hidden states (.., D) to (.., D)."""
         gate_weights = None if self.gate is None else self.gate(hidden)
         return combine(self.shared(hidden), self.private(hidden), gate_weights, self.scale)
 
 
 def combine(out_shared: Tensor, out_private: Tensor, gate_weights: Tensor | None, scale: float) -> Tensor:
-    """Eq. 5: the experts' outputs (.., D) under gate_weights (.., 2); None for their plain sum."""
+    """Compute Eq. 5: the experts' outputs (.., D) weighted with gate_weights (.., 2); None for their plain sum."""
     if gate_weights is None:
         return out_shared + out_private
     mixed = gate_weights[..., :1] * out_shared + gate_weights[..., 1:] * out_private

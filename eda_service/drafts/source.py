@@ -1,7 +1,7 @@
-"""From the name of a draft that somebody brings to a directory on this machine: pinned, and looked at beneath roots.
+"""Finding the directory of a draft that a user names: pinned to a commit, and checked against the allowed roots.
 
-The rules are those of targets, with one difference: `pytorch_model.bin` may be named, as the oldest drafts have nothing
-else. It is fetched only where there is no safetensors file, and read by nobody but the dialects' converter.
+The rules are those of targets, with one difference: `pytorch_model.bin` is accepted, because the oldest drafts have
+nothing else. It is fetched only if there is no safetensors file, and read only by the dialects' converter.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PARAM = "source"
 
 @dataclass(frozen=True)
 class DraftSource:
-    """Where the files of a draft lie.
+    """The place of a draft's files.
 
     Attributes:
-        directory: On this machine.
-        label: What it is called in manifests: its path, or id@commit on the hub.
-        given: Of one that was named by path: what it was when it was looked at.
+        directory: Directory on this machine.
+        label: Name in manifests: its path, or id@commit on the hub.
+        given: Identity of a directory that was named by path, at the time it was checked.
     """
 
     directory: Path
@@ -33,17 +33,17 @@ class DraftSource:
     given: GivenDirectory | None = None
 
     def require_unchanged(self) -> None:
-        """Check, after reading, that nobody has exchanged files meanwhile.
+        """Check, after reading, that the files were not replaced meanwhile.
 
         Raises:
-            ArtifactCorruptError: Somebody has.
+            ArtifactCorruptError: The files were replaced.
         """
         if self.given is not None:
             self.given.require_unchanged()
 
 
 def is_pickled_draft(name: str) -> bool:
-    """Whether a file's name is one of those that the oldest drafts have their weights in."""
+    """Whether a file's name is one of those in which the oldest drafts have their weights."""
     return name.startswith("pytorch_model") and name.endswith(".bin")
 
 
@@ -52,13 +52,13 @@ def find_source(source: str, revision: str | None = None, *, work_dir: Path | No
 
     Args:
         source: A directory, or an id on the model hub.
-        revision: Of the hub's: branch, tag or commit.
-        work_dir: Where the draft will be staged; what the hub has is fetched only where both find room.
+        revision: Branch, tag or commit on the hub.
+        work_dir: Directory in which the draft will be staged; files of the hub are fetched only if both copies fit.
 
     Raises:
-        DraftSourceMissingError: There is no such thing, or the hub cannot be asked.
-        InsufficientStorageError: What the hub has finds no room.
-        DraftIncompatibleError: What the hub has are pickled weights above the limit.
+        DraftSourceMissingError: The directory or id does not exist, or the hub cannot be asked.
+        InsufficientStorageError: The files of the hub do not fit on the disk.
+        DraftIncompatibleError: The pickled weights on the hub are larger than the limit.
         InputError: A directory that a request named leads out of the allowed roots.
     """
     if is_model_id(source):
@@ -83,7 +83,7 @@ def find_source(source: str, revision: str | None = None, *, work_dir: Path | No
 
 
 def _from_hub(name: str, revision: str | None, work_dir: Path | None) -> Path:
-    """Fetch what a draft is made of; the commit is the last part of the directory's path."""
+    """Fetch the files of a draft; the commit is the last part of the directory's path."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 

@@ -1,10 +1,10 @@
-"""Unrolled drafting (HASS, arXiv 2408.15766; training-time test, EAGLE-3): the chain as decoding runs it, from every
-place of a known text at once. Training learns from it, and a draft is held against answers with it.
+"""Unrolled drafting (HASS, arXiv 2408.15766; training-time test, EAGLE-3): the chain that decoding drafts, from every
+position of a known text at once. Training uses it, and so does the comparison of a draft with given answers.
 
 Row s is a draft that starts after the verified positions 0..s. At step j it reads the embedding of x_{s+j+1} and its
-own state of step j-1 (at step 0: what it makes of the target's at s), attends to the verified keys 0..s and to its own
-j later keys, and gives the state of position s+j+1. One step is EAGLE's training; more steps teach the draft to live
-with its own errors.
+own state of step j-1 (at step 0: its start state from the target's state at s), attends to the verified keys 0..s and
+to its own j later keys, and gives the state of position s+j+1. One step is EAGLE's training; more steps train the draft
+on its own errors.
 
 Shapes: B samples, S rows (starts), C width of the target's states, D hidden, N query heads, H key/value heads, G = N/H,
 d head width, j step.
@@ -29,18 +29,19 @@ def unroll(
     *,
     is_started: bool = False,
 ) -> Iterator[Tensor]:
-    """States the draft gives at each step.
+    """Compute the draft's states at each step.
 
     Args:
         draft: Draft in training form.
         embed: The target's embedding, frozen.
-        token_ids_BL: Samples.
+        token_ids_BL: Token ids of the samples.
         draft_in_BLC: The target's states that the draft reads.
         num_steps: Steps to unroll.
-        is_started: Those states are what the draft's `start` made of them already.
+        is_started: Whether `draft_in_BLC` already holds the draft's start states.
 
     Yields:
-        For step j: (B, S-j, D) with S = L-2; row s is at position s+j+1 and says, through the head, the token at s+j+2.
+        States of step j (B, S-j, D) with S = L-2; row s is at position s+j+1, and the head predicts the token at s+j+2
+        from it.
     """
     num_rows = token_ids_BL.shape[1] - 2
     embeds_BLD = draft.embedding(embed)(token_ids_BL).to(draft_in_BLC.dtype)
@@ -57,29 +58,30 @@ def unroll(
 
 
 class ChainAttention:
-    """What the rows of each step attend to: their verified positions, and their own later ones."""
+    """Attention of the rows of each step to their verified positions and their own later positions."""
 
     def __init__(self) -> None:
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
 
     def __call__(self, query_BNSd: Tensor, key_BHSd: Tensor, value_BHSd: Tensor) -> Tensor:
-        """Take the next step's keys and values; (B, N, S, d)."""
+        """Store the next step's keys and values; return the attention's result (B, N, S, d)."""
         self._keys.append(key_BHSd)
         self._values.append(value_BHSd)
         return attend(query_BNSd, self._keys, self._values)
 
 
 def attend(query_BNSd: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-    """Attention of step j = len(keys) - 1: row s sees keys[0][.., :s+1] and keys[1..j][.., s]; softmax in float32.
+    """Compute the attention of step j = len(keys) - 1: row s sees keys[0][.., :s+1] and keys[1..j][.., s]; softmax in
+    float32.
 
     Args:
         query_BNSd: Queries of the rows.
-        keys: Per step (B, H, S-step, d).
-        values: As keys.
+        keys: Keys of each step (B, H, S-step, d).
+        values: Values of each step, of the same shapes.
 
     Returns:
-        (B, N, S, d).
+        The result (B, N, S, d).
     """
     batch, num_heads, rows, width = query_BNSd.shape
     num_kv_heads = keys[0].shape[1]
@@ -97,11 +99,11 @@ def attend(query_BNSd: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tens
 
 
 def num_rounds(accepted: Sequence[int]) -> int:
-    """Rounds in which decoding walks over an answer: each begins after the tokens that the one before accepted and the
-    one token of the target's own.
+    """Count the rounds in which decoding produces an answer: each begins after the tokens accepted in the round before
+    and the one token of the target's own.
 
     Args:
-        accepted: Of a chain from each place of the answer, in order.
+        accepted: Number of accepted tokens of a chain from each position of the answer, in order.
     """
     rounds = place = 0
     while place < len(accepted):

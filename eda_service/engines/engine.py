@@ -1,7 +1,7 @@
-"""What a stage asks of whoever runs the target: answers, the states that belong to them, and the target's two ends.
+"""The protocol of an engine that runs a target: answers, their states, and the target's embedding and head.
 
-A text that is given (a data set's answer, say) is read by a request whose prompt is the whole text and that asks for
-one token more.
+A given text (for example a data set's answer) is read by a request whose prompt is the whole text and that asks for one
+more token.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from eda_service.targets.ends import TargetEnds
 from eda_service.targets.states import TargetStates
 
 READ = SamplingParams(max_new_tokens=1)
-"""Of a request whose prompt is a whole text, which is read for its states."""
+"""Parameters of a request whose prompt is a whole text, which is read for its states."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class AnswerRequest:
 
     Attributes:
         prompt_ids: Token ids.
-        params: How it is answered.
+        params: Sampling parameters of the answer.
     """
 
     prompt_ids: Sequence[int]
@@ -33,13 +33,13 @@ class AnswerRequest:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request.
+    """The result of a request.
 
     Attributes:
-        token_ids: The answer's, a stop token included.
+        token_ids: Token ids of the answer, a stop token included.
         finish_reason: `stop`, `length` or `error`.
-        states: Of prompt and answer but for the last token, where they were asked for.
-        error: Why there is no answer.
+        states: States of prompt and answer except the last token, if they were asked for.
+        error: Reason that there is no answer; None if there is one.
     """
 
     token_ids: list[int]
@@ -49,16 +49,16 @@ class Answer:
 
     @property
     def has_stopped(self) -> bool:
-        """Whether it ended by itself."""
+        """Whether the answer ended with a stop token."""
         return self.finish_reason == "stop"
 
 
 class TargetEngine(Protocol):
-    """A target that answers."""
+    """An engine with a target that answers requests."""
 
     @property
     def ends(self) -> TargetEnds:
-        """What is known of it, its embedding and its head."""
+        """The target's metadata, embedding and head."""
 
     def answer(
         self,
@@ -72,11 +72,12 @@ class TargetEngine(Protocol):
         """Answer all requests.
 
         Args:
-            requests: By id, in the order in which they are begun.
-            batch_size: Requests decoded together.
-            max_tokens: Prompt plus answer of any request; one that could be longer ends as an error.
-            captures: Layers of which states are kept beside what the head reads; empty: that alone; None: no states.
-            on_answer: Called with the number of requests that have ended, at each of them.
+            requests: Requests by id, in the order in which they are begun.
+            batch_size: Number of requests decoded together.
+            max_tokens: Largest sum of prompt and answer tokens of a request; a longer request ends as an error.
+            captures: Layers whose states are kept beside the head's input; empty: only the head's input; None: no
+                states.
+            on_answer: Function called after each request with the number of requests that have ended.
 
         Returns:
             An answer for each request. A request that cannot be answered has an error and does not end the others.
@@ -84,5 +85,5 @@ class TargetEngine(Protocol):
 
 
 def with_seeds(params: SamplingParams, prompts: Sequence[Sequence[int]]) -> dict[str, AnswerRequest]:
-    """Requests `0`, `1`, .., of which request i has seed i."""
+    """Make requests `0`, `1`, .., of which request i has seed i."""
     return {str(i): AnswerRequest(ids, replace(params, seed=i)) for i, ids in enumerate(prompts)}

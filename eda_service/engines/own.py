@@ -19,7 +19,7 @@ class OwnEngine:
 
     @property
     def ends(self) -> Target:
-        """The loaded target knows all of it."""
+        """The loaded target itself."""
         return self.target
 
     def answer(

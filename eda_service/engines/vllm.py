@@ -1,9 +1,9 @@
-"""vLLM as the engine of a job: answers and states come out of one pass, and this process reads no layer of the target.
+"""vLLM as the engine of a job: one pass gives answers and states, and this process reads no layer of the target.
 
-vLLM's engine runs inside the process that holds this object, so that nothing of it outlives the actor; with several
+vLLM's engine runs inside the process that holds this object, so that nothing of it outlives the actor. With several
 ranks its workers are processes of their own, which end with this one. On vLLM's CPU build a request's seed can end the
-engine (0.32), so there all requests draw from one stream, and a shard that is generated again gets other answers when
-the temperature is above 0.
+engine (0.32), so there all requests draw from one stream, and a shard that is generated again has other answers if the
+temperature is above 0.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from eda_service.targets.states import TargetStates
 IN_PROCESS = ("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 _WORKER = "eda_service.engines.vllm_worker.CapturingWorker"
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as the largest rank of its adapters."""
+"""The largest ranks of adapters that vLLM can be configured for."""
 
 
 class EngineLostError(RunError):
-    """vLLM has ended, or no longer answers; this process has to end too, and what it did is done again."""
+    """vLLM has ended, or no longer answers; this process must end too, and its work is repeated."""
 
     code = "engine_failed"
     retryable = True
@@ -47,12 +47,12 @@ class EngineLostError(RunError):
 
 @dataclass(frozen=True)
 class VllmDraft:
-    """A draft that vLLM drafts with, exported for it.
+    """A draft exported for vLLM, which vLLM drafts with.
 
     Attributes:
-        directory: The export.
-        method: vLLM's word for its kind.
-        num_draft_tokens: K of its chains.
+        directory: Directory of the export.
+        method: vLLM's name of the draft's kind.
+        num_draft_tokens: Number of tokens K of its chains.
     """
 
     directory: Path
@@ -65,7 +65,7 @@ class DraftCounts:
     """vLLM's own counters of drafting.
 
     Attributes:
-        num_rounds: Verifications.
+        num_rounds: Number of verifications.
         num_accepted: Drafted tokens that were accepted, by position.
     """
 
@@ -73,7 +73,7 @@ class DraftCounts:
     num_accepted: tuple[int, ...]
 
     def since(self, before: DraftCounts) -> DraftCounts:
-        """What was added."""
+        """Subtract earlier counters."""
         pairs = zip(self.num_accepted, before.num_accepted or (0,) * len(self.num_accepted), strict=True)
         return DraftCounts(self.num_rounds - before.num_rounds, tuple(now - then for now, then in pairs))
 
@@ -82,14 +82,15 @@ class VllmEngine:
     """A target inside vLLM; see `TargetEngine`.
 
     Args:
-        ends: What is known of the target.
-        settings: Of vLLM.
-        max_tokens: Prompt plus answer of any request that will come.
-        batch_size: Requests decoded together.
-        captures: Layers whose states can be asked for beside what the head reads; empty: that alone; None: no states.
-        threads: CPU threads of a rank.
-        seed: Of the one stream of a CPU.
-        draft: What it drafts with; it then hands out no states. None: it answers without a draft.
+        ends: The target's metadata, embedding and head.
+        settings: Settings of vLLM.
+        max_tokens: Largest sum of prompt and answer tokens of a request.
+        batch_size: Number of requests decoded together.
+        captures: Layers whose states can be asked for beside the head's input; empty: only the head's input; None: no
+            states.
+        threads: Number of CPU threads of a rank.
+        seed: Seed of the single random stream on a CPU.
+        draft: Draft that vLLM drafts with; it then returns no states. None: vLLM decodes without a draft.
 
     Raises:
         EngineMissingError: vLLM is not installed here.
@@ -110,7 +111,7 @@ class VllmEngine:
     ) -> None:
         require_vllm("where Ray's workers run", param="target.engine")
         self._ends, self._captures = ends, None if captures is None else tuple(sorted(set(captures)))
-        # An engine over several machines is told what to do by a process that has no GPU of its own.
+        # An engine over several machines is driven by a process that has no GPU of its own.
         self._on_gpu = torch.cuda.is_available() or settings.nodes > 1
         self._executor = "uni" if settings.tensor_parallel_size == 1 else "ray" if settings.nodes > 1 else "mp"
         self._max_tokens = min(max_tokens, ends.max_context)
@@ -126,14 +127,14 @@ class VllmEngine:
 
     @property
     def ends(self) -> TargetEnds:
-        """What is known of the target, read from its files."""
+        """The target's metadata, embedding and head, read from its files."""
         return self._ends
 
     def without_adapter(self, ends: TargetEnds) -> VllmEngine:
-        """The same vLLM answering as the base of its adapter.
+        """Return an engine over the same vLLM that answers without the adapter.
 
         Args:
-            ends: Of that base.
+            ends: Metadata, embedding and head of the target without its adapter.
         """
         base = copy.copy(self)
         base._ends, base._adapter = ends, None
@@ -148,7 +149,7 @@ class VllmEngine:
         captures: Sequence[int] | None = None,
         on_answer: Callable[[int], None] | None = None,
     ) -> dict[str, Answer]:
-        """Answer all requests; `batch_size` is the one of the start at most."""
+        """Answer all requests; `batch_size` is at most the one of the start."""
         assert captures is None or set(captures) <= set(self._captures or ()), "layers are chosen when vLLM starts"
         assert captures is None or self._captures is not None, "it was started to give no states"
         refused: dict[str, Answer] = {}
@@ -171,7 +172,7 @@ class VllmEngine:
         return {name: answers.get(name) or refused[name] for name in requests}
 
     def counts(self) -> DraftCounts:
-        """Of drafting, since the start."""
+        """Counters of drafting since the start."""
         rounds, accepted = 0, (0,) * (0 if self._draft is None else self._draft.num_draft_tokens)
         for metric in self._llm.get_metrics():
             if metric.name == "vllm:spec_decode_num_drafts":
@@ -181,10 +182,11 @@ class VllmEngine:
         return DraftCounts(rounds, accepted)
 
     def _run(self, requests: Sequence[AnswerRequest], *, keep: bool) -> tuple[list[Any], dict[str, Tensor]]:
-        """(vLLM's outputs, states by its number of the request).
+        """Return (vLLM's outputs, states by vLLM's number of the request).
 
         Raises:
-            EngineLostError: vLLM ended. It says so in many ways, some of which look like a programmer's mistake.
+            EngineLostError: vLLM ended; it raises errors of many types for this, some of which look like programming
+                errors.
         """
         prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
         params = [self._params(request.params) for request in requests]
@@ -215,7 +217,7 @@ class VllmEngine:
         return Answer(token_ids, reason, TargetStates.of(head_in, [by_layer[each] for each in captures]))
 
     def _take(self) -> dict[str, Tensor]:
-        """States by vLLM's number of the request, of all requests since the last call."""
+        """Return states by vLLM's number of the request, of all requests since the last call."""
         if self._executor == "mp":
             path = Path(self._scratch.name) / "states.safetensors"
             self._llm.collective_rpc("take_states", args=(str(path),))
@@ -251,7 +253,7 @@ class VllmEngine:
                 tensor_parallel_size=settings.tensor_parallel_size,
                 distributed_executor_backend=self._executor,
                 worker_cls=_WORKER,
-                enable_prefix_caching=False,  # what comes out of a cache has no states
+                enable_prefix_caching=False,  # tokens from the prefix cache have no states
                 disable_log_stats=self._draft is None,
                 **more,
             )
@@ -284,10 +286,10 @@ def _adapter(adapter_dir: Path) -> Any:
 
 
 def _rank(adapter_dir: Path) -> int:
-    """The largest rank that vLLM has to make room for.
+    """Return the largest adapter rank that vLLM must be configured for.
 
     Raises:
-        TargetIncompatibleError: vLLM does not add such an adapter.
+        TargetIncompatibleError: vLLM does not support the adapter.
     """
     config = read_config(adapter_dir)
     patterns = config.get("rank_pattern") or {}
@@ -303,5 +305,5 @@ def _rank(adapter_dir: Path) -> int:
 
 
 def _memory_dir() -> str | None:
-    """Where files between processes of this machine are not written to a disk."""
+    """Return a directory in memory for files between processes of this machine; None if there is none."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -1,6 +1,6 @@
-"""States by request, from the pieces in which vLLM's forwards gave them; and from its workers to its caller by file.
+"""States by request, joined from the pieces of vLLM's forwards, and passed from vLLM's workers to the caller by file.
 
-Shapes: T tokens of a request, C width of what is kept.
+Shapes: T tokens of a request, C width of the kept states.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from torch import Tensor
 
 
 def joined(pieces: Mapping[str, Sequence[tuple[int, Tensor]]]) -> dict[str, Tensor]:
-    """Pieces (first position, states) of each request as one tensor (T, C).
+    """Join the pieces (first position, states) of each request into one tensor (T, C).
 
-    A request that vLLM put off and took up again has its first positions twice; the later ones count, and are equal.
+    A request that vLLM preempted and resumed has its first positions twice; the later ones are used, and they are
+    equal.
     """
     found: dict[str, Tensor] = {}
     for request, parts in pieces.items():
@@ -46,7 +47,7 @@ def save_blocks(blocks: Mapping[str, Tensor], path: str) -> None:
 
 
 def load_blocks(path: Path) -> dict[str, Tensor]:
-    """Read what a worker has written, and delete the file; nothing, where it had none."""
+    """Read the states that a worker has written, and delete the file; empty if the worker had none."""
     if not path.exists():
         return {}
     found: dict[str, Tensor] = load_file(path)

@@ -1,8 +1,8 @@
-"""Runs inside vLLM's workers: keeps the states of every forward by request and position, in the pass that decodes.
+"""Runs inside vLLM's workers: keeps the states of every forward by request and position, during decoding.
 
 Written against vLLM 0.32 (`vllm/v1/worker/gpu_model_runner.py`, which the CPU runner extends, and
-`vllm/v1/worker/gpu/model_runner.py`). Both runners hold what the last forward gave until the next tokens are drawn:
-states after the final norm, and those of the layers that the model was told to hand out for a draft.
+`vllm/v1/worker/gpu/model_runner.py`). Both runners hold the results of the last forward until the next tokens are
+drawn: states after the final norm, and those of the layers that the model was configured to return for a draft.
 
 Shapes: N tokens of a batch, D hidden, C width of what is kept.
 """
@@ -26,14 +26,14 @@ else:
 
 
 class CapturingWorker(Worker):  # type: ignore[misc,valid-type]
-    """A worker of vLLM whose first rank keeps states, until it is asked for them."""
+    """A worker of vLLM whose first rank keeps states until they are fetched."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
-        die_with_parent()  # a rank that waits for another one notices nothing
+        die_with_parent()  # a rank that waits for another one does not notice the caller's end
         super().__init__(*arguments, **settings)
 
     def load_model(self, **settings: Any) -> None:
-        """Load, and have the model hand out the layers."""
+        """Load the model, and configure it to return the layers' states."""
         super().load_model(**settings)
         unwrap_embedding(getattr(getattr(self.model_runner, "drafter", None), "model", None))
         self._keeps = True
@@ -52,7 +52,7 @@ class CapturingWorker(Worker):  # type: ignore[misc,valid-type]
             model.set_aux_hidden_state_layers(tuple(self._captures))
 
     def sample_tokens(self, *arguments: Any, **settings: Any) -> Any:
-        """Keep the forward's states before they are drawn from."""
+        """Keep the forward's states before tokens are sampled from them."""
         state = self.model_runner.execute_model_state
         if state is not None and self._captures is not None and self._keeps and get_tensor_model_parallel_rank() == 0:
             self._keep(state)
@@ -70,14 +70,16 @@ class CapturingWorker(Worker):  # type: ignore[misc,valid-type]
             at += count
 
     def keep_states(self, keep: bool) -> None:
-        """Whether to keep states from now on; what was kept and not asked for is forgotten."""
+        """Switch the keeping of states on or off; states that were kept and not fetched are dropped."""
         self._keeps, self._kept = keep, {}
 
     def take_states(self, path: str | None = None) -> dict[str, Tensor] | None:
-        """What was kept since the last call, by vLLM's id of the request: (T, D and captured layers side by side).
+        """Return the states kept since the last call, by vLLM's id of the request: (T, D and captured layers side by
+        side).
 
         Args:
-            path: File to write it to, where this worker is another process than the caller; None: handed over.
+            path: File to write the states to, if this worker is another process than the caller; None: they are
+                returned.
         """
         blocks, self._kept = joined(self._kept), {}
         if path is None:
@@ -88,8 +90,8 @@ class CapturingWorker(Worker):  # type: ignore[misc,valid-type]
 
 
 def unwrap_embedding(draft: Any) -> None:
-    """Give a draft the plain embedding of a target with LoRA. vLLM's V1 runner shares the wrapped one, which looks up
-    the adapter of other rows than the draft's; its V2 runner does this itself.
+    """Give a draft the plain embedding of a target with LoRA. vLLM's V1 runner shares the wrapped one, which would look
+    up adapters by the rows of another batch; its V2 runner does this itself.
     """
     body: Any = getattr(draft, "model", None)
     if hasattr(getattr(body, "embed_tokens", None), "base_layer"):
@@ -97,7 +99,7 @@ def unwrap_embedding(draft: Any) -> None:
 
 
 def _places(runner: Any, state: Any) -> tuple[list[str], list[int], list[int]]:
-    """(requests of a forward, their tokens in it, the position of the first of each)."""
+    """Return (requests of a forward, their numbers of tokens in it, the first position of each)."""
     if hasattr(state, "scheduler_output"):
         batch, scheduled = runner.input_batch, state.scheduler_output.num_scheduled_tokens
         requests = list(batch.req_ids)

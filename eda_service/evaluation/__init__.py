@@ -1,1 +1,1 @@
-"""What adaptation did: acceptance (Eq. 2), wall-clock speedup, losslessness, plots."""
+"""Evaluation of an adaptation: acceptance (Eq. 2), wall-clock speedup, losslessness, plots."""

@@ -15,13 +15,13 @@ from eda_service.measured_rows import AcceptanceRow
 
 
 def summarise(draft: str, temperature: float, stats: Iterable[RequestStats], *, num_draft_tokens: int) -> AcceptanceRow:
-    """Totals over requests.
+    """Add up the counts of requests.
 
     Args:
-        draft: Name of the row.
-        temperature: Of the requests.
-        stats: Of finished requests.
-        num_draft_tokens: K.
+        draft: Name of the draft in the row.
+        temperature: Temperature of the requests.
+        stats: Counts of finished requests.
+        num_draft_tokens: Number of drafted tokens K of a round.
     """
     histogram = [0] * (num_draft_tokens + 1)
     rounds = proposed = accepted = 0

@@ -1,4 +1,4 @@
-"""Engines over one target and its drafts for the two things that are measured: what is accepted, and how fast it is."""
+"""Engines over one target and its drafts for the two measurements: acceptance and speed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Bench:
     """A target, drafts by name, and prompts.
 
     Attributes:
-        target: What decodes.
-        drafts: Ready to decode; a name that is not among them decodes autoregressively.
-        prompts: Token ids.
-        settings: Of the evaluation.
-        max_tokens: Prompt plus answer of any request.
+        target: The loaded target.
+        drafts: Drafts by name, ready to decode; any other name decodes autoregressively.
+        prompts: Token ids of each prompt.
+        settings: Settings of the evaluation.
+        max_tokens: Largest sum of prompt and answer tokens of a request.
     """
 
     target: Target
@@ -36,20 +36,22 @@ class Bench:
     max_tokens: int
 
     def params(self, temperature: float) -> SamplingParams:
-        """As the target is served where a request says only its temperature."""
+        """Make the sampling parameters of a request to an endpoint that sets only its temperature."""
         own = own_params(self.target.defaults)
         return replace(own, temperature=temperature, max_new_tokens=self.settings.max_new_tokens)
 
     def decode(self, name: str, temperature: float) -> Decoded:
-        """All prompts as batches, every round as deep as it may."""
+        """Decode all prompts in batches; every round drafts to the greatest depth."""
         return decode_all(self._batched(name), self.prompts, self.params(temperature))
 
     def row(self, name: str, temperature: float, decoded: Decoded) -> AcceptanceRow:
-        """Acceptance in what a draft has decoded."""
+        """Make the row of a draft's acceptance from what it has decoded."""
         return summarise(name, temperature, decoded.stats, num_draft_tokens=self.settings.depth)
 
     def speeds(self, temperatures: Iterable[float]) -> Iterator[list[SpeedRow]]:
-        """For each temperature, of no draft and of each, interleaved, one request at a time."""
+        """Measure, for each temperature, the speed without a draft and with each, interleaved, one
+        request at a time.
+        """
         engines = {name: self._served(name) for name in (BASELINE, *self.drafts)}
         for temperature in temperatures:
             yield measure_speed(
@@ -60,7 +62,7 @@ class Bench:
             )
 
     def _batched(self, name: str) -> Engine:
-        """For acceptance: every round drafts the whole chain or tree."""
+        """Make the engine for acceptance: every round drafts the whole chain or tree."""
         settings = self.settings
         return make_engine(
             self.target,
@@ -72,7 +74,7 @@ class Bench:
         )
 
     def _served(self, name: str) -> Engine:
-        """For time: as an endpoint decodes, one request at a time."""
+        """Make the engine for speed: it decodes as an endpoint does, one request at a time."""
         return make_engine(
             self.target,
             self.drafts.get(name),

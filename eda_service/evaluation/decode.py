@@ -26,10 +26,10 @@ def decode_all(
     """Decode all prompts as one batch.
 
     Args:
-        engine: Idle.
-        prompts: Token ids.
-        params: Of all requests but for the seed.
-        seeded: Request i has seed i; otherwise the engine chooses, as it does for requests that bring none.
+        engine: Engine without requests.
+        prompts: Token ids of each prompt.
+        params: Sampling parameters of all requests, except for the seed.
+        seeded: Whether request i has seed i; otherwise the engine chooses seeds as for requests that have none.
     """
     started = time.perf_counter()
     for i, ids in enumerate(prompts):

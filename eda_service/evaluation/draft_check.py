@@ -1,9 +1,9 @@
-"""The check of an imported draft: whether its file is read as it was meant.
+"""The check of an imported draft: whether its file is read as its author meant it.
 
-Files of EAGLE-3 look alike and are counted and normed in different ways; one that is misread still drafts, only badly.
-So the base target answers some prompts, keeping the layers of all readings in that one pass, and the draft is held
-against the answers: as declared, and where that is poor, as it may have been meant. Each reading is the same weights
-under another config. What is found is said and never acted upon.
+EAGLE-3 files look alike but count layers and place norms in different ways; a misread draft still drafts, only badly.
+So the base target answers some prompts, keeping the layers of all readings in that one pass, and the draft is compared
+with the answers: as declared and, if agreement is poor, under other readings. Each reading is the same weights under
+another config. The result is reported and changes nothing.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ MAX_NEW_TOKENS = 64
 _CHAIN = 5
 _POSITIONS = 4
 _BATCH = 20
-_PLAIN_THETA = 10_000.0  # of a file that names none
-_EMBEDDING_ROWS = 4096  # compared at a time
+_PLAIN_THETA = 10_000.0  # for a file that names none
+_EMBEDDING_ROWS = 4096  # rows compared at a time
 
 Changes = dict[str, Any]
-"""Fields of a draft's config that a reading takes otherwise."""
+"""Fields of a draft's config whose values a reading changes."""
 
 
 def check_draft(
@@ -52,15 +52,15 @@ def check_draft(
     thorough: bool = False,
     on_progress: ProgressCallback = no_progress,
 ) -> DraftCheck:
-    """Hold a draft against greedy answers of its base target.
+    """Compare a draft with greedy answers of its base target.
 
     Args:
-        engine: Who runs the base target.
-        loaded: The base draft, of the target's dtype and on its device.
-        prompts: Token ids; about twenty.
-        max_new_tokens: Cap of each answer.
-        thorough: Look at other readings also where the declared one is not poor.
-        on_progress: Told of answers and readings.
+        engine: Engine that runs the base target.
+        loaded: The base draft, in the target's dtype and on its device.
+        prompts: Token ids of about twenty prompts.
+        max_new_tokens: Largest number of tokens of an answer.
+        thorough: Whether to try other readings also if the declared one is not poor.
+        on_progress: Function that receives the progress of answers and readings.
     """
     target = engine.ends
     fitting = [ids for ids in prompts if len(ids) + max_new_tokens < target.max_context]
@@ -86,17 +86,18 @@ def check_draft(
 
 
 def layers_of_readings(config: DraftConfig, target: TargetEnds) -> list[int]:
-    """Layers of the target that any reading of a draft of this shape reads."""
+    """Return the layers of the target that the readings of a draft of this config need."""
     shapes = [config.model_copy(update=changes) for changes in ({}, *misreadings(config, target))]
     return sorted({layer for shape in shapes for layer in shape.captures})
 
 
 def misreadings(config: DraftConfig, target: TargetEnds) -> list[Changes]:
-    """What may have been meant by a file that says this shape, one field (or one rotation) changed at a time.
+    """Return the likely intended configs of a file that declares this one, as changes of one field (or one rotation)
+    each.
 
     Args:
-        config: Of the draft as declared.
-        target: Its base target.
+        config: Config of the draft as declared.
+        target: Base target of the draft.
     """
     num_layers = int(target.config.num_hidden_layers)
     found = [each for each in config.misreadings if max(each.get("layers", (0,))) <= num_layers]
@@ -107,7 +108,7 @@ def misreadings(config: DraftConfig, target: TargetEnds) -> list[Changes]:
 
 
 def _rotations(config: DraftConfig, target: TargetEnds) -> list[Changes]:
-    """The plain one, the target's, the target's unscaled, and the declared one unscaled, each once."""
+    """Return the plain rotation, the target's, the target's unscaled, and the declared one unscaled, each once."""
     theta, scaling = target_rope(target.config)
     declared: Changes = {"rope_theta": config.rope_theta, "rope_scaling": config.rope_scaling}
     found = list[Changes]()
@@ -120,11 +121,11 @@ def _rotations(config: DraftConfig, target: TargetEnds) -> list[Changes]:
 
 
 def reading(draft: Draft, changes: Mapping[str, Any]) -> Draft:
-    """The same weights under a changed config; no tensor is copied.
+    """Make a draft with the same weights under a changed config; no tensor is copied.
 
     Args:
         draft: A base draft as declared.
-        changes: Fields of its config that leave the shape of every tensor; a table of its own may be left out.
+        changes: Changed fields, which keep the shape of every tensor; the draft's own embedding may be left out.
     """
     if not changes:
         return draft
@@ -137,7 +138,9 @@ def reading(draft: Draft, changes: Mapping[str, Any]) -> Draft:
 
 @torch.inference_mode()
 def embedding_cosine(draft: Draft, embed: nn.Module) -> float | None:
-    """Mean cosine of the rows of a draft's own embedding with the target's; None where there is nothing to compare."""
+    """Compute the mean cosine of the rows of a draft's own embedding with the target's; None if it has
+    none to compare.
+    """
     own, theirs = draft.embedding(embed).weight, embed.weight
     assert isinstance(own, Tensor)
     assert isinstance(theirs, Tensor)
@@ -155,21 +158,23 @@ def _answers(
     max_new_tokens: int,
     on_progress: ProgressCallback,
 ) -> list[Transcript]:
-    """Greedy ones of two tokens or more: the first is the prefill's, and no draft's."""
+    """Let the target write greedy answers, and keep those of two tokens or more: the first token comes from the
+    prefill.
+    """
     params = replace(own_params(engine.ends.defaults), temperature=0.0, max_new_tokens=max_new_tokens)
     answered = transcribe(engine, prompts, params, batch_size=_BATCH, captures=captures, on_progress=on_progress)
     return [each for each in answered if len(each.token_ids) - each.num_prompt_tokens > 1]
 
 
 class _Readings:
-    """Readings of one draft over the same answers.
+    """Measures readings of one draft over the same answers.
 
     Args:
-        target: That answered.
+        target: Target that wrote the answers.
         loaded: The draft as declared.
-        captures: Layers whose states the answers have, side by side; none: what the head reads.
-        answers: Greedy ones.
-        on_progress: Told of each reading.
+        captures: Layers whose states the answers have, side by side; empty: the head's inputs.
+        answers: Greedy answers of the target.
+        on_progress: Function that receives the progress of the readings.
     """
 
     def __init__(
@@ -192,7 +197,9 @@ class _Readings:
         self.num_places = sum(len(each.token_ids) - each.num_prompt_tokens - 1 for each in answers)
 
     def search(self, singles: Sequence[Changes]) -> list[Reading]:
-        """Every single change, and the best of them with each other field's: two mistakes in one file are not rare."""
+        """Measure every single change, and the best of them combined with each other field's; a file may have two
+        mistakes.
+        """
         found = [(changes, self.take(changes)) for changes in singles]
         if not found:
             return []
@@ -201,7 +208,7 @@ class _Readings:
         return [*(each for _, each in found), *map(self.take, pairs)]
 
     def take(self, changes: Changes) -> Reading:
-        """One reading, measured."""
+        """Measure one reading."""
         draft, target = reading(self._loaded.draft, changes), self._target
         answers = [replace(each, features_TD=self._columns(each.features_TD, draft)) for each in self._answers]
         counts = agreement(draft, target.embed, self._lm_head, self._loaded.vocab_W, answers, depth=_CHAIN)
@@ -214,7 +221,7 @@ class _Readings:
         )
 
     def _columns(self, features_TU: Tensor, draft: Draft) -> Tensor:
-        """The layers that a reading reads, of all that were captured."""
+        """Take the layers that a reading reads from all that were captured."""
         wanted = draft.config.captures
         if wanted == tuple(self._captures):
             return features_TU
@@ -223,7 +230,7 @@ class _Readings:
 
 
 def as_option(value: Any) -> str:
-    """A field's value as `--set` takes it: JSON."""
+    """Format a field's value as JSON, as `--set` takes it."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_none=True)
     return json.dumps(value, separators=(",", ":"))

@@ -1,8 +1,8 @@
 """T=0 losslessness: speculative output against autoregressive output, token by token.
 
-In float32 with packed weights they are equal. In bfloat16, kernels of other shapes round differently, so a first
-difference counts as a near tie when the target itself, run once over the common prefix, puts the two tokens' logits
-within the rounding bound of its dtype; anything else is a defect.
+In float32 with packed weights they are equal. In bfloat16, kernels of different shapes round differently. So a first
+difference counts as a near tie if the target itself, run once over the common prefix, gives the two tokens logits
+within the rounding bound of its dtype; any other difference is a defect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROUNDING_STEPS = 4
 
 
 def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
-    """Index of the first differing token, or None where the sequences are equal."""
+    """Return the index of the first differing token, or None if the sequences are equal."""
     for i, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return i
@@ -30,8 +30,8 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
 
 @torch.inference_mode()
 def tie_gap(engine: TargetEngine, history: History, left: int, right: int) -> tuple[float, float]:
-    """(difference of the logits of two tokens after a request's prompt and answer so far, as it wants them; the most
-    that rounding of the target's own explains; no bound where the engine gives no states).
+    """Return the difference of the logits of two tokens after a request's prompt and answer so far (shaped as the
+    request asks for it), and the largest difference that rounding explains; (infinity, 0) if the engine has no states.
     """
     prefix, target = [*history.prompt_ids, *history.answer_ids], engine.ends
     request = {"prefix": AnswerRequest(prefix, READ)}
@@ -55,11 +55,11 @@ def check_lossless(
     """Compare answers pair by pair.
 
     Args:
-        target: What decoded.
-        prompts: Token ids.
+        engine: Engine that runs the target.
+        prompts: Token ids of each prompt.
         plain: Answers without a draft.
-        speculative: Answers with one.
-        params: Of all requests; None: greedy, the target's own logits.
+        speculative: Answers with a draft.
+        params: Sampling parameters of all requests; None: greedy, the target's own logits.
     """
     params = params or SamplingParams()
     identical = different = 0

@@ -1,7 +1,7 @@
 """A draft, or a draft and a pack over it, measured on a target: acceptance by decoding, speed, coverage.
 
-Acceptance is decoded and not replayed: with one or two drafts, decoding with them costs less than answering without
-one, and at T=0 both give the same counts (`replay`).
+Acceptance is measured by decoding and not by replay: with one or two drafts, decoding with them costs less than
+answering without a draft, and at T=0 both give the same counts (`replay`).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from eda_service.targets.loader import Target
 
 @dataclass(frozen=True)
 class Measured:
-    """What one target gave.
+    """The results on one target.
 
     Attributes:
-        acceptance: A row for each temperature and draft.
-        speed: The same with `autoregressive`; empty where nothing is timed.
-        coverage: Of the base draft's vocabulary over the answers at the first temperature.
+        acceptance: One row for each temperature and draft.
+        speed: One row for each temperature and mode, `autoregressive` included; empty if nothing is timed.
+        coverage: Coverage by the base draft's vocabulary of the answers at the first temperature.
     """
 
     num_prompts: int
@@ -54,15 +54,15 @@ def measure(
     """Decode the prompts with every draft at every temperature, and time the first of them.
 
     Args:
-        target: Any one that the drafts are for.
-        drafts: `base_draft`, and with a pack `adapted_draft`.
-        prompts: Token ids.
-        settings: Temperatures, chain or tree, caps; `num_prompts` is not looked at.
-        timed: Also measure speed.
-        on_progress: Told of each decoding.
+        target: Target that fits the drafts.
+        drafts: `base_draft`, and `adapted_draft` if there is a pack.
+        prompts: Token ids of each prompt.
+        settings: Temperatures, chain or tree, caps; `num_prompts` is ignored.
+        timed: Whether to measure speed.
+        on_progress: Function that receives the progress of the decodings.
 
     Raises:
-        DatasetInvalidError: There is no prompt.
+        DatasetInvalidError: No prompt is given.
     """
     _require_prompts(prompts)
     longest = max(map(len, prompts)) + settings.max_new_tokens
@@ -95,18 +95,19 @@ def measure_replayed(
     *,
     on_progress: ProgressCallback = no_progress,
 ) -> Measured:
-    """The same where the target runs in an engine that our drafts are no part of: it answers once, and every draft is
-    held against the answers (`replay`). Chains above T=0 draw their own tokens and have no row; nothing is timed.
+    """Measure without decoding with the drafts, for a target in an engine that cannot run them: it answers once, and
+    every draft is compared with the answers (`replay`). Chains above T=0 draw their own tokens and have no row; nothing
+    is timed.
 
     Args:
-        engine: Who runs the target; hands out what the drafts read.
-        drafts: `base_draft`, and with a pack `adapted_draft`, which read the same layers.
-        prompts: Token ids.
-        settings: Temperatures, chain or tree, caps; `num_prompts` is not looked at.
-        on_progress: Told of each draft and temperature.
+        engine: Engine that runs the target and returns the states that the drafts read.
+        drafts: `base_draft`, and `adapted_draft` if there is a pack; they read the same layers.
+        prompts: Token ids of each prompt.
+        settings: Temperatures, chain or tree, caps; `num_prompts` is ignored.
+        on_progress: Function that receives the progress by draft and temperature.
 
     Raises:
-        DatasetInvalidError: There is no prompt.
+        DatasetInvalidError: No prompt is given.
     """
     _require_prompts(prompts)
     target, captures = engine.ends, drafts[BASE].draft.config.captures
@@ -138,7 +139,7 @@ def replayed_row(
     settings: EvalConfig,
     temperature: float,
 ) -> AcceptanceRow:
-    """Acceptance of one draft over answers of the target that hold what it reads."""
+    """Compute the acceptance of one draft over answers of the target that hold the states it reads."""
     replay = Replay(
         loaded.draft,
         target.embed,
@@ -151,12 +152,12 @@ def replayed_row(
 
 
 def conclude(on_target: Measured, on_base: Measured | None = None, *, machine: dict[str, str]) -> Measurement:
-    """The measurement of a target, held against the draft's own where that was measured, with the advice.
+    """Make the measurement of a target, compared with that of the draft's own target if given, with advice.
 
     Args:
-        on_target: Of the draft, and of a pack where there is one.
-        on_base: Of the draft on its own target.
-        machine: That measured.
+        on_target: Results of the draft, and of a pack if there is one.
+        on_base: Results of the draft on its own target.
+        machine: Facts about the machine that measured, by name.
     """
     found = Measurement(
         num_prompts=on_target.num_prompts,

@@ -12,7 +12,7 @@ from eda_service.records import CurvePoint, SampleScore
 
 
 def plot_acceptance(rows: Sequence[AcceptanceRow], path: Path) -> None:
-    """Acceptance by position, one line per draft and temperature."""
+    """Plot acceptance by position, one line per draft and temperature."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     for row in rows:
@@ -28,7 +28,7 @@ def plot_acceptance(rows: Sequence[AcceptanceRow], path: Path) -> None:
 
 
 def plot_training(curve: Sequence[CurvePoint], path: Path) -> None:
-    """Training loss and simulated acceptance length over steps."""
+    """Plot training loss and simulated acceptance length over steps."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     losses = [point for point in curve if point.simulated_acceptance_length is None]
@@ -44,7 +44,7 @@ def plot_training(curve: Sequence[CurvePoint], path: Path) -> None:
 
 
 def plot_selection(scores: Sequence[SampleScore], threshold: float | None, path: Path) -> None:
-    """Histogram of sample values with the selection cut."""
+    """Plot a histogram of sample values with the threshold of the selection."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     axes.hist([score.sample_value for score in scores], bins=40, color="tab:blue", alpha=0.8)

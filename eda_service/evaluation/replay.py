@@ -1,10 +1,10 @@
-"""Acceptance without verification: drafts held against answers the target has already written.
+"""Acceptance without verification: drafts are compared with answers that the target has already written.
 
 At T=0 a speculative answer is the target's own, and with trees it is at every temperature (a seeded answer does not
 depend on the draft, docs/explanation/decoding.md). So once the target has answered the prompts and its features are
-kept, what any draft would have had accepted, round by round, follows from the draft alone: the counts are those of
-decoding at a small part of its cost. That is what makes a grid of many drafts over many tasks affordable. Chains at T>0
-draw from the draft's own distribution and have to be decoded.
+kept, the accepted tokens of any draft, round by round, follow from the draft alone: the counts are those of decoding at
+a small part of its cost, which makes a grid of many drafts over many tasks affordable. Chains at T>0 draw from the
+draft's own distribution and must be decoded.
 
 Shapes: T tokens of a transcript, D hidden, B rows, N nodes.
 """
@@ -30,12 +30,12 @@ from eda_service.progress import ProgressCallback, no_progress
 
 @dataclass
 class Transcript:
-    """One answered prompt.
+    """One answered prompt with the target's states.
 
     Attributes:
         token_ids: Prompt and answer, a stop token included.
-        num_prompt_tokens: Where the answer begins.
-        features_TD: The target's states of all tokens but the last that the draft reads.
+        num_prompt_tokens: Number of prompt tokens; the answer follows them.
+        features_TD: States of the target that the draft reads, of all tokens but the last.
     """
 
     token_ids: list[int]
@@ -55,12 +55,12 @@ def transcribe(
     """Let the target answer the prompts; request i has seed i.
 
     Args:
-        engine: Who runs the target.
-        prompts: Token ids.
-        params: Of all requests but for the seed.
-        batch_size: Requests decoded together.
-        captures: Layers that the draft reads; none: what the target's head reads.
-        on_progress: Told of each answer.
+        engine: Engine that runs the target.
+        prompts: Token ids of each prompt.
+        params: Sampling parameters of all requests, except for the seed.
+        batch_size: Number of requests decoded together.
+        captures: Layers that the draft reads; empty: the inputs of the target's head.
+        on_progress: Function that receives the progress of the answers.
 
     Returns:
         A transcript of each prompt that was answered.
@@ -83,7 +83,7 @@ def transcribe(
 
 @dataclass
 class _Row:
-    """A transcript being replayed: tokens 0..place are known, the draft has seen the pairs before `start`."""
+    """A transcript during replay: tokens 0..place are known, the draft has seen the pairs before `start`."""
 
     transcript: Transcript
     place: int
@@ -100,11 +100,11 @@ class _Row:
 
     @property
     def coming(self) -> list[int]:
-        """The tokens the target gives next."""
+        """Tokens of the answer that follow."""
         return self.transcript.token_ids[self.place + 1 :]
 
     def take(self, num_accepted: int, num_proposed: int, depth: int) -> None:
-        """Emit a round's tokens: what was accepted and one of the target's, up to the transcript's end."""
+        """Emit a round's tokens: the accepted ones and one of the target's, up to the transcript's end."""
         emitted = min(num_accepted + 1, self.num_left)
         self.emitted.append(emitted)
         self.stats.num_new_tokens += emitted
@@ -113,18 +113,19 @@ class _Row:
 
 
 class Replay:
-    """A draft over transcripts.
+    """Runs a draft over transcripts.
 
     Args:
-        draft: In the form for inference.
+        draft: Draft in the form for inference.
         embed: The target's embedding.
         head: The rows of the target's head the draft scores.
-        num_draft_tokens: K of a chain.
-        tree: Trees instead of chains.
-        batch_size: Transcripts at once.
+        num_draft_tokens: Number of tokens K of a chain.
+        tree: Shape of draft trees; None drafts chains.
+        batch_size: Number of transcripts at the same time.
 
     Attributes:
-        emitted: Tokens of each round, by transcript, of the last run; all but a round's last were drafted.
+        emitted: Numbers of tokens of each round of the last run, by transcript; all but a round's last token were
+            drafted.
     """
 
     def __init__(
@@ -143,10 +144,10 @@ class Replay:
 
     @torch.inference_mode()
     def run(self, transcripts: Sequence[Transcript], temperature: float = 0.0) -> list[RequestStats]:
-        """Counts of each transcript, as the engine would report them.
+        """Count the rounds of each transcript, as the engine would report them.
 
         Raises:
-            InputError: A chain at a temperature above 0.
+            InputError: A chain is asked for at a temperature above 0.
         """
         if temperature and self.tree is None:
             raise InputError(
@@ -175,7 +176,7 @@ class Replay:
 
     @staticmethod
     def _join(proposer: Proposer, row: _Row, slot: int, live: list[_Row]) -> None:
-        """Show the draft the prompt, all but its last pair."""
+        """Run the draft over all pairs of the prompt but the last."""
         row.start = row.place - 1
         if row.start:
             tokens_1P = torch.tensor([row.transcript.token_ids[1 : row.place]], device=proposer.device)
@@ -196,7 +197,7 @@ class Replay:
 
 
 def _pending(live: Sequence[_Row]) -> Pending:
-    """The pairs (h_t, x_{t+1}) of places start..place-1 of each row, padded on the right."""
+    """Collect the pairs (h_t, x_{t+1}) of places start..place-1 of each row, padded on the right."""
     counts = [row.place - row.start for row in live]
     first = live[0].transcript.features_TD
     features_BPC = first.new_zeros(len(live), max(counts), first.shape[1])
@@ -208,7 +209,7 @@ def _pending(live: Sequence[_Row]) -> Pending:
 
 
 def _chain_hits(drafted: Chain, live: Sequence[_Row]) -> list[int]:
-    """Drafted tokens of each row up to the first that is not the target's."""
+    """Count the drafted tokens of each row up to the first that differs from the target's."""
     hits = []
     for row, tokens in zip(live, drafted.token_ids_BK.tolist(), strict=True):
         agree = [ours == theirs for ours, theirs in zip(tokens, row.coming, strict=False)]
@@ -217,7 +218,7 @@ def _chain_hits(drafted: Chain, live: Sequence[_Row]) -> list[int]:
 
 
 def _tree_hits(tree: DraftTree, live: Sequence[_Row]) -> list[int]:
-    """Length of the path of the target's tokens in each row's tree."""
+    """Count the tokens of the target's answer that lie on a path of each row's tree."""
     hits = []
     for row, tokens, parents in zip(live, tree.token_ids_BN.tolist(), tree.parents_BN.tolist(), strict=True):
         children = {pair: node for node, pair in enumerate(zip(parents, tokens, strict=True), start=1)}

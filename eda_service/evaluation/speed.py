@@ -1,5 +1,6 @@
-"""Wall-clock speedup over autoregressive decoding in the same engine: same model code, cache, stops, caps and prompts;
-modes interleaved within each repeat, so that a drifting machine hits all of them; medians over repeats.
+"""Wall-clock speedup over autoregressive decoding in the same engine: same model code, cache, stops, caps and prompts.
+Modes are interleaved within each repeat, so that changes of the machine's speed affect all of them; medians over
+repeats.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ def measure_speed(
     """Decode prompts one at a time in every mode; the first engine must be the autoregressive one.
 
     Args:
-        engines: Mode name to engine.
-        prompts: Token ids.
-        params: Of all requests; at temperatures above 0, modes write different texts of similar length.
-        num_repeats: Interleaved repeats.
+        engines: Engine by name of the mode.
+        prompts: Token ids of each prompt.
+        params: Sampling parameters of all requests; at temperatures above 0, modes write different texts of similar
+            length.
+        num_repeats: Number of interleaved repeats.
     """
     rates: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(num_repeats):
@@ -47,12 +49,12 @@ def measure_speed(
 def speed_rows(
     rates: Mapping[str, Sequence[float]], num_draft_tokens: Mapping[str, int], temperature: float
 ) -> list[SpeedRow]:
-    """Rates of the repeats as rows.
+    """Turn the rates of the repeats into rows.
 
     Args:
         rates: Tokens per second of each repeat, by mode; the baseline is one of them.
-        num_draft_tokens: K, by mode.
-        temperature: Of the requests.
+        num_draft_tokens: Number of drafted tokens K, by mode.
+        temperature: Temperature of the requests.
     """
     rows = []
     for name, values in rates.items():

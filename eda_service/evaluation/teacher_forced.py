@@ -1,8 +1,10 @@
-"""A draft held against answers that the target has written, from every place of them at once and without a cache.
+"""Agreement of a draft with answers that the target has written, from every position of them at once and without a
+cache.
 
-Row s of `unroll` is a chain that starts after the verified tokens 0..s+1; its step j says token s+j+2. A hit is the
-answer's own token. Hits by step are the agreement by position, whatever came before; hits in a row from a place are
-what a greedy round there has accepted, and rounds one after the other are those of decoding (`Replay` counts the same).
+Row s of `unroll` is a chain that starts after the verified tokens 0..s+1; its step j predicts token s+j+2. A hit is a
+prediction that equals the answer's token. Hits by step, whatever came before, are the agreement by position;
+consecutive hits from a position are the tokens that a greedy round accepts there, and the rounds follow one another as
+in decoding (`Replay` gives the same counts).
 
 Shapes: B answers, L tokens of the longest, C width of what the draft reads, S rows (starts), W draft vocabulary.
 """
@@ -28,9 +30,9 @@ class Agreement:
     """Counts over answers.
 
     Attributes:
-        hits: Of each position, drafted tokens that are the target's.
-        places: Of each position, tokens that were drafted there.
-        num_rounds: Of greedy decoding.
+        hits: Number of drafted tokens that equal the target's, by position.
+        places: Number of drafted tokens, by position.
+        num_rounds: Number of rounds of greedy decoding.
     """
 
     hits: tuple[int, ...]
@@ -39,12 +41,12 @@ class Agreement:
 
     @property
     def by_position(self) -> tuple[float, ...]:
-        """Share of the target's tokens."""
+        """Share of drafted tokens that equal the target's, for each position."""
         return tuple(hits / max(1, places) for hits, places in zip(self.hits, self.places, strict=True))
 
     @property
     def acceptance_length(self) -> float:
-        """Tokens per round; 1 where there is none."""
+        """Tokens per round; 1 if there are no rounds."""
         return self.places[0] / self.num_rounds if self.num_rounds else 1.0
 
 
@@ -58,15 +60,15 @@ def agreement(
     *,
     depth: int,
 ) -> Agreement:
-    """Hits of a draft's chains.
+    """Count the hits of a draft's chains.
 
     Args:
-        draft: In training form, on the target's device and of its dtype.
+        draft: Draft in training form, on the target's device and in its dtype.
         embed: The target's embedding.
         lm_head: The target's rows of the draft vocabulary.
         vocab_W: Token ids of the draft vocabulary; None: all.
-        answers: Greedy ones with what this draft reads.
-        depth: Tokens of a chain.
+        answers: Greedy answers with the states that this draft reads.
+        depth: Number of tokens of a chain.
     """
     hits, places, rounds = [0] * depth, [0] * depth, 0
     by_length = sorted(answers, key=lambda each: len(each.token_ids))
@@ -91,11 +93,11 @@ def agreement(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Answers padded on the right; no place attends to what follows it.
+    """Answers padded on the right; no position attends to later ones.
 
     Attributes:
-        firsts: Row of each answer from which its second token is drafted: the prefill gives the first.
-        lengths: Tokens of each, prompt included.
+        firsts: Row of each answer from which its second token is drafted; the prefill gives the first.
+        lengths: Number of tokens of each answer, its prompt included.
     """
 
     token_ids_BL: Tensor
@@ -115,7 +117,7 @@ class _Batch:
         return cls(token_ids_BL, draft_in_BLC, [each.num_prompt_tokens - 1 for each in answers], lengths)
 
     def counts(self, step: int) -> Tensor:
-        """(B, S-j): rows whose token of this step is in the answer."""
+        """Return (B, S-j): rows whose token of this step is in the answer."""
         device = self.token_ids_BL.device
         row_S = torch.arange(self.token_ids_BL.shape[1] - 2 - step, device=device)
         first_B1 = torch.tensor(self.firsts, device=device)[:, None]

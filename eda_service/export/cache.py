@@ -1,7 +1,7 @@
-"""Exports for vLLM that a service makes by itself, under `<home>/exports`, by the hash of what went into them.
+"""Exports for vLLM that a service makes by itself, under `<home>/exports`, by the hash of their inputs.
 
-A deployment and a self-generation need whole models and drafts as directories; making one takes seconds to minutes,
-and every replica on the machine asks for the same. What is there and reads back well is used as it is.
+A deployment and a self-generation need whole models and drafts as directories; making one takes seconds to minutes, and
+every replica on the machine needs the same. An existing export that reads back well is reused.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class WholeTarget:
     """A target as other engines load it.
 
     Attributes:
-        directory: With config, weights, tokenizer and chat template; an adapter is merged.
+        directory: Directory with config, weights, tokenizer and chat template; an adapter is merged.
     """
 
     directory: Path
@@ -46,15 +46,15 @@ class WholeTarget:
 
 
 def exports_dir(home: Path | None = None) -> Path:
-    """Where they lie; anything in it may be deleted while nothing runs on it."""
+    """Return the directory of the exports; its contents may be deleted while nothing runs on them."""
     return (home or home_dir()) / "exports"
 
 
 def whole_target(spec: TargetSpec, home: Path | None = None) -> WholeTarget:
-    """A target's own directory, or one with its adapter merged, written at the first call.
+    """Return a target's own directory, or one with its adapter merged, written at the first call.
 
     Raises:
-        TargetNotFoundError: No such target.
+        TargetNotFoundError: The target does not exist.
         TargetIncompatibleError: The adapter does not fit its base.
     """
     found = resolve_target(spec)
@@ -76,24 +76,24 @@ def vllm_draft(
     num_draft_tokens: int,
     home: Path | None = None,
 ) -> Path:
-    """A pack or base draft as a directory that vLLM loads, exported at the first call.
+    """Return the directory of a pack or base draft that vLLM loads, exported at the first call.
 
     Args:
         reference: name@version of a pack, or of a base draft where no pack has that name.
-        target: What it drafts for.
-        spec: The same, as it was asked for.
+        target: Target that the draft is for.
+        spec: Name of the target, as it was asked for.
         form: Plugin, or dense, which is calibrated on the general prompts.
-        num_draft_tokens: K of the chains.
+        num_draft_tokens: Number of tokens K of the chains.
         home: Root of the registry.
 
     Raises:
-        NotFoundError: No such pack or base draft.
-        TargetIncompatibleError: It was made for another target.
-        ArtifactCorruptError: A source is damaged.
+        NotFoundError: The pack or base draft does not exist.
+        TargetIncompatibleError: The pack or draft was made for another target.
+        ArtifactCorruptError: A source file is damaged.
     """
     source = find_source(reference, home)
     source.check(target.fingerprint)
-    chain = num_draft_tokens if form is ExportForm.DENSE else 0  # only what is calibrated depends on K
+    chain = num_draft_tokens if form is ExportForm.DENSE else 0  # only a calibrated export depends on K
     key = _key(
         str(SCHEMA_VERSION), source.reference, source.sha256, target.fingerprint.weights_sha256, form, str(chain)
     )
@@ -113,27 +113,27 @@ def vllm_draft(
             export_draft(request, home=home)
         except ConflictError:
             if not directory.is_dir():
-                raise  # else another replica was faster
+                raise  # it exists: another replica was faster
     return directory
 
 
 def vllm_packs(
     base_draft: str, target: TargetSpec, packs: Sequence[AdaptersPack], *, places: int, home: Path | None = None
 ) -> Path:
-    """A base draft with several packs as a directory that vLLM loads, exported at the first call.
+    """Return the directory of a base draft with several packs that vLLM loads, exported at the first call.
 
     Args:
-        base_draft: name@version.
+        base_draft: Base draft as name@version.
         target: The base target, without an adapter.
-        packs: One or more over that draft.
-        places: Packs that there is room for.
+        packs: Packs over that draft, one or more.
+        places: Largest number of packs that the export can hold.
         home: Root of the registry.
 
     Raises:
-        NotFoundError: No such base draft or pack.
-        InputError: A pack has trained what packs share.
+        NotFoundError: The base draft or a pack does not exist.
+        InputError: A pack has trained parts that packs share.
         TargetIncompatibleError: A pack is not for an adapter on this target.
-        ArtifactCorruptError: A source is damaged.
+        ArtifactCorruptError: A source file is damaged.
     """
     sources = [find_source(base_draft, home), *(find_source(each.reference, home) for each in packs)]
     hashes = [[source.reference, source.sha256] for source in sources]

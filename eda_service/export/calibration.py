@@ -1,8 +1,8 @@
-"""What a dense export is calibrated and measured on: answers that the target writes itself, at T=0.
+"""Calibration and measurement of a dense export on answers that the target writes itself, at T=0.
 
-The gate's mean is taken where a chain drafts: over the answer's places and every step of the chain, as unrolled
-training has them. Acceptance before and after is replayed over other answers (ADR 0010), so the two lengths differ by
-the export alone.
+The gate's mean is taken at the places where a chain drafts: over the answer's positions and every step of the chain, as
+in unrolled training. Acceptance before and after is replayed over other answers (ADR 0010), so that the two lengths
+differ by the export alone.
 
 Shapes: T tokens of a transcript, D hidden, N places.
 """
@@ -32,19 +32,19 @@ from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.targets.loader import Target
 
 GENERAL = "the general prompts that ship with the package"
-CALIBRATION_STRIDE = 4  # every fourth prompt calibrates, the others measure
+CALIBRATION_STRIDE = 4  # every fourth prompt is for calibration, the others for measurement
 _BATCH = 16
 
 
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """How a dense export is calibrated.
+    """Settings of the calibration of a dense export.
 
     Attributes:
-        prompts: A prompt file, `reasoning-gym:...` or data set id; None: the general prompts.
-        num_prompts: Of them.
-        num_draft_tokens: K of the chains.
-        max_new_tokens: Of each answer.
+        prompts: Path of a prompt file, `reasoning-gym:...` or a data set id; None: the general prompts.
+        num_prompts: Number of prompts.
+        num_draft_tokens: Number of tokens K of the chains.
+        max_new_tokens: Largest number of tokens of an answer.
     """
 
     prompts: str | None = None
@@ -60,11 +60,11 @@ def answer(
     *,
     captures: Sequence[int] = (),
 ) -> list[Transcript]:
-    """The target's greedy answers to the prompts, with the states that the draft captures.
+    """Let the target write greedy answers to the prompts, with the states that the draft captures.
 
     Raises:
-        DatasetInvalidError: The prompts cannot be read, are too few, or give no answer that a draft can be held
-            against.
+        DatasetInvalidError: The prompts cannot be read, are too few, or give no answer that a draft can be compared
+            with.
     """
     dataset = DatasetSpec(source=settings.prompts or str(general_prompts_file()), num_prompts=settings.num_prompts)
     read = load_prompts(dataset, seed=0, skipped=SkippedRows(SelfGenConfig().max_error_fraction))
@@ -89,10 +89,10 @@ def _length(transcript: Transcript) -> int:
 
 
 def split(transcripts: Sequence[Transcript]) -> tuple[list[Transcript], list[Transcript]]:
-    """(those that calibrate, those that measure).
+    """Split transcripts into those for calibration and those for measurement.
 
     Raises:
-        DatasetInvalidError: Too few answers for both.
+        DatasetInvalidError: The answers are too few for both.
     """
     if len(transcripts) <= 1:
         raise DatasetInvalidError(
@@ -107,13 +107,13 @@ def split(transcripts: Sequence[Transcript]) -> tuple[list[Transcript], list[Tra
 def mean_gate_weights(
     draft: Draft, target: Target, transcripts: Sequence[Transcript], num_draft_tokens: int
 ) -> tuple[float, float]:
-    """Mean gate weights (g_s, g_p) where the draft drafts along the answers; (1, 1) for a sum.
+    """Compute the mean gate weights (g_s, g_p) where the draft drafts along the answers; (1, 1) for a sum.
 
     Args:
-        draft: With a private expert, in the target's dtype.
-        target: Its embedding is the draft's.
+        draft: Draft with a private expert, in the target's dtype.
+        target: Target whose embedding the draft uses.
         transcripts: The target's answers.
-        num_draft_tokens: Steps of the chain, each counted alike.
+        num_draft_tokens: Number of steps of the chain; all steps have equal weight.
     """
     ffn = draft.ffn
     assert isinstance(ffn, SharedPrivateFFN)
@@ -138,7 +138,7 @@ def mean_gate_weights(
 def acceptance_length(
     target: Target, loaded: LoadedDraft, transcripts: Sequence[Transcript], num_draft_tokens: int
 ) -> float:
-    """Of chains at T=0 along the answers."""
+    """Compute the acceptance length of chains at T=0 along the answers."""
     head = loaded.draft.head(target.lm_head, loaded.vocab_W)
     replay = Replay(
         for_inference(loaded).draft, target.embed, head, num_draft_tokens=num_draft_tokens, batch_size=_BATCH
@@ -156,7 +156,7 @@ def measure(
     num_calibration_prompts: int,
     gate_weights: tuple[float, float] | None,
 ) -> ExportCalibration:
-    """Both acceptance lengths, as a record."""
+    """Measure both acceptance lengths and return them as a record."""
     lengths = [acceptance_length(target, each, transcripts, settings.num_draft_tokens) for each in (adapted, exported)]
     return ExportCalibration(
         prompts=settings.prompts or GENERAL,

@@ -1,4 +1,4 @@
-"""What to type to serve an export."""
+"""The shell command that serves an export."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eda_service.export.vllm_plugin import PACK_WORKER
 SGLANG_PACKAGE = "eda_service.export.sglang_models"
 _INSTALL = "`pip install --no-deps .` in a checkout of it"
 VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as `--max-lora-rank`, but for 1."""
+"""The values that vLLM accepts as `--max-lora-rank`, except 1."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,21 @@ class ServedTarget:
 
     @property
     def words(self) -> str:
-        """For a shell; vLLM and SGLang spell the revision alike."""
+        """The words for a shell; vLLM and SGLang write the revision alike."""
         revision = "" if self.revision is None else f" --revision {shlex.quote(self.revision)}"
         return shlex.quote(self.model) + revision
 
 
 @dataclass(frozen=True)
 class ServedAdapter:
-    """A LoRA adapter as vLLM loads it: the name that requests give, and where it lies."""
+    """A LoRA adapter as vLLM loads it: its name in requests, and its directory."""
 
     name: str
     directory: Path
 
     @property
     def rank(self) -> int:
-        """Of its updates; the largest of them where it says several."""
+        """The rank of its updates; the largest if there are several."""
         config = json.loads((self.directory / "adapter_config.json").read_text(encoding="utf-8"))
         return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
 
@@ -53,14 +53,14 @@ def serve_command(
     num_draft_tokens: int,
     adapters: Sequence[ServedAdapter] = (),
 ) -> str:
-    """One line for a shell.
+    """Write the command on one line.
 
     Args:
-        directory: Of the export.
-        target: What the export drafts for.
+        directory: Directory of the export.
+        target: Target of the export.
         eda: The export's config.
-        num_draft_tokens: K of the chains.
-        adapters: That vLLM adds to the target, each with a pack in the export.
+        num_draft_tokens: Number of tokens K of the chains.
+        adapters: Adapters that vLLM adds to the target, each with a pack in the export.
     """
     if eda.destination is Destination.VLLM:
         speculative = {"method": eda.vllm_method, "model": str(directory), "num_speculative_tokens": num_draft_tokens}
@@ -72,11 +72,11 @@ def serve_command(
 
 
 def serving_needs(eda: EdaConfig, command: str) -> tuple[str, ...]:
-    """What has to be so where `command` is typed, one sentence each; nothing for engines that need nothing.
+    """List the requirements of the machine that runs `command`, one sentence each; empty for engines without any.
 
     Args:
         eda: The export's config.
-        command: Of `serve_command`.
+        command: Command from `serve_command`.
     """
     if eda.destination is Destination.SGLANG and eda.form is ExportForm.PLUGIN:
         return (f"SGLang's environment needs this package: {_INSTALL}. An unmodified SGLang loads --form dense",)
@@ -91,7 +91,9 @@ def serving_needs(eda: EdaConfig, command: str) -> tuple[str, ...]:
 
 
 def _cpu(command: str) -> str:
-    """The same server without vLLM's own command, which the CPU build, being called otherwise, cannot start."""
+    """Return the command of the same server without vLLM's own command, which the CPU build cannot start under another
+    name.
+    """
     return command.replace("vllm serve ", "python -m vllm.entrypoints.openai.api_server --model ", 1)
 
 

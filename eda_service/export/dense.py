@@ -1,7 +1,7 @@
-"""A gated draft as a dense one: the gate becomes a constant.
+"""Folding of a gated draft into a dense one: the gate becomes a constant.
 
-With gate weights held at (g_s, g_p), the shared-private FFN is exactly one SwiGLU of width m_s + m_p: gate and up rows
-stacked, down columns scaled and stacked. A learned gate that moves with its input is approximated; the target verifies
+With constant gate weights (g_s, g_p), the shared-private FFN is exactly one SwiGLU of width m_s + m_p: gate and up rows
+stacked, down columns scaled and stacked. A learned gate that depends on its input is approximated; the target verifies
 every token, so only acceptance changes, never the output.
 
 Shapes: D hidden, F width of all experts together.
@@ -25,11 +25,11 @@ def is_gated(draft: Draft) -> bool:
 
 
 def fold(draft: Draft, gate_weights: tuple[float, float]) -> Draft:
-    """A draft with one expert that is the shared and the private one under constant gate weights.
+    """Fold the shared and the private expert under constant gate weights into one expert.
 
     Args:
-        draft: LoRA merged; not changed.
-        gate_weights: (g_s, g_p); (1, 1) for a sum. Without a private expert they are not used.
+        draft: Draft with LoRA merged; it is not changed.
+        gate_weights: Weights (g_s, g_p); (1, 1) for a sum. They are ignored without a private expert.
 
     Returns:
         A new draft without gradients, in the draft's dtype.

@@ -1,4 +1,4 @@
-"""EAGLE-3 as engines load it: the same computation in parts that they have, in a dialect that they read.
+"""EAGLE-3 as engines load it: the same computation in the parts that an engine has, in a dialect that it reads.
 
 Shapes: D hidden, V vocabulary, W draft vocabulary.
 """
@@ -29,18 +29,18 @@ _READ_BY = {
     Destination.HF: tuple(each for each in Dialect if each is not Dialect.EAGLE1),
 }
 _ADDED = "lm_head_added.weight"
-"""Rows that an adaptation put behind those of the draft's own head."""
+"""Rows that an adaptation added after those of the draft's own head."""
 _VLLM_LLAMA = (["LlamaForCausalLM"], ["LlamaForCausalLMEagle3"], ["Eagle3LlamaForCausalLM"])
-"""Names under which vLLM finds its Llama class."""
+"""Architecture names under which vLLM finds its Llama class."""
 
 
 @dataclass(frozen=True)
 class Eagle3Parts:
-    """What the file holds.
+    """The contents of the file.
 
     Attributes:
-        config: With what was added to it.
-        tensors: By their names here, with the vocabulary's two maps where it is not all tokens in order.
+        config: Config with the added parts.
+        tensors: Tensors by their names here, with the vocabulary's two maps unless it is all tokens in order.
     """
 
     config: Eagle3Config
@@ -50,10 +50,10 @@ class Eagle3Parts:
 def choose_dialect(
     wanted: Dialect | None, record: DialectRecord | None, destination: Destination, form: ExportForm
 ) -> Dialect:
-    """The one that was asked for, the one that the draft came in, or one that the destination reads.
+    """Choose the dialect that was asked for, else the one of the imported draft, else one that the destination reads.
 
     Raises:
-        InputError: The destination does not read the one that was asked for.
+        InputError: The destination does not read the dialect that was asked for.
     """
     readable = _READ_BY[destination]
     if form is ExportForm.PLUGIN:
@@ -82,20 +82,20 @@ def engine_parts(
     dialect: Dialect,
     came: Mapping[str, Tensor],
 ) -> Eagle3Parts:
-    """The draft in the parts that an engine has.
+    """Turn the draft into the parts that an engine has.
 
-    Rows that were added to its head are behind the others. Biases that an engine always has beside one that the draft
-    has are zeros; one norm over all that fc reads is `input_norm` everywhere but in DeepSpec; rows of the target's head
-    travel, because engines pick none.
+    Rows that were added to its head follow the others. Biases that an engine always has together with one of the
+    draft's are zeros; one norm over the whole input of fc is `input_norm` everywhere except in DeepSpec; rows of the
+    target's head are included, because engines do not select them.
 
     Args:
-        config: Of the draft as it is exported.
-        tensors: By name.
-        vocab_W: Tokens that it scores; None: all in order.
-        lm_head: The target's.
-        destination: Who will load it.
-        dialect: How it is written.
-        came: `d2t` and `t2d` as they came, used where they say the same.
+        config: Config of the draft as it is exported.
+        tensors: Tensors of the draft by name.
+        vocab_W: Tokens that the draft scores; None: all in order.
+        lm_head: Head of the target.
+        destination: Engine that will load it.
+        dialect: Dialect of the export.
+        came: Imported `d2t` and `t2d`, reused if they mean the same vocabulary.
     """
     made = dict(tensors)
     changes: dict[str, Any] = {}
@@ -106,7 +106,7 @@ def engine_parts(
         made[names.HEAD] = torch.cat([made[names.HEAD], made.pop(_ADDED).to(made[names.HEAD].dtype)])
     dtype = widest(made)
     if destination is not Destination.HF:
-        # SGLang takes the target's head only where a file names no vocabulary.
+        # SGLang takes the target's head only if a file names no vocabulary.
         if not config.own_head and (vocab_W is not None or destination is Destination.SGLANG):
             made[names.HEAD] = lm_head.take(vocab_W).rows_VD.detach().to("cpu", dtype).contiguous()
             changes["own_head"] = True
@@ -120,7 +120,9 @@ def engine_parts(
 def _biases(
     config: Eagle3Config, destination: Destination, made: dict[str, Tensor], dtype: torch.dtype
 ) -> dict[str, bool]:
-    """vLLM's Llama class has all four biases of the attention or none; SGLang's may have the last where fc has one."""
+    """Choose the biases: vLLM's Llama class has all four of the attention or none; SGLang's may have the last if fc has
+    one.
+    """
     if destination is Destination.SGLANG:
         if config.fc_bias:
             made[names.attention("o", "bias")] = torch.zeros(config.hidden_size, dtype=dtype)
@@ -155,10 +157,10 @@ def written_form(
     *,
     target_model: str,
 ) -> DialectForm:
-    """`config.json` and names for the destination.
+    """Make `config.json` and the names for the destination.
 
     Raises:
-        TargetIncompatibleError: The dialect cannot say what the draft computes.
+        TargetIncompatibleError: The dialect cannot express what the draft computes.
     """
     config, dtype = parts.config, str(widest(parts.tensors)).removeprefix("torch.")
     is_plugin, for_engine = form is ExportForm.PLUGIN, destination is not Destination.HF

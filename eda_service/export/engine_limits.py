@@ -1,7 +1,8 @@
-"""What the engines' own classes would compute otherwise than the draft, or not at all: refused, with the reason.
+"""Settings that the engines' own classes would compute differently from the draft, or not at all: refused, with the
+reason.
 
-Read in the source of vLLM 0.32, whose classes run beside ours in the tests, and of SGLang, which was not run. Where an
-engine loads a draft and computes something else, nobody would notice but by a low acceptance.
+The limits come from the source of vLLM 0.32, whose classes run beside ours in the tests, and of SGLang, which was not
+run. If an engine loaded a draft and computed something else, only a low acceptance would show it.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ _SGLANG_EMBEDDING = "it has an embedding of its own, which SGLang replaces by th
 def require_computed(
     config: DraftConfig, vocab_W: Tensor | None, destination: Destination, form: ExportForm, lm_head: LmHead
 ) -> None:
-    """Refuse what the destination's engine would not compute as the draft does.
+    """Refuse a draft that the destination's engine would compute differently.
 
     Args:
-        config: Of the draft.
-        vocab_W: Tokens that it scores; None: all.
-        destination: Who will load it.
+        config: Config of the draft.
+        vocab_W: Tokens that the draft scores; None: all.
+        destination: Engine that will load it.
         form: Dense or plugin.
-        lm_head: The target's.
+        lm_head: Head of the target.
 
     Raises:
-        TargetIncompatibleError: With what it would do instead.
+        TargetIncompatibleError: The engine would compute something else; the message says what.
     """
     if destination is Destination.HF:
         return
@@ -50,7 +51,7 @@ def require_computed(
 
 
 def shorter_than_target(config: DraftConfig, destination: Destination, max_context: int) -> str | None:
-    """A warning where an engine's table of a stretched rotation ends before the target's context does."""
+    """Return a warning if an engine's table of a scaled rotation ends before the target's context does."""
     scaling = config.rope_scaling
     if destination is Destination.HF or scaling is None or scaling.rope_type != "yarn":
         return None

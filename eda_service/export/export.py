@@ -49,17 +49,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export, and where to.
+    """The source and the destination of an export.
 
     Attributes:
-        reference: name@version, or the name for the newest; a pack comes before a base draft of its name.
-        destination: Who will load it.
+        reference: Pack or base draft as name@version, or a name for the newest; a pack comes before a base draft of its
+            name.
+        destination: Engine that will load it.
         form: Dense or plugin.
         out: Directory that does not exist yet.
-        target: Instead of the one a pack names; a base draft needs it.
-        merged_target: Where to write the target with its adapter merged, which other engines can load.
-        calibration: For the dense form.
-        dialect: How a draft of kind `eagle3` is written; None: as it came, or one that the destination reads.
+        target: Target to use instead of the pack's; required for a base draft.
+        merged_target: Directory to write the target with its adapter merged to, for other engines to load.
+        calibration: Settings of the calibration, for the dense form.
+        dialect: Dialect of a draft of kind `eagle3`; None: that of the imported draft, or one that the destination
+            reads.
     """
 
     reference: str
@@ -73,10 +75,10 @@ class ExportRequest:
 
 
 class Exported(Frozen):
-    """What was written.
+    """The result of an export.
 
     Attributes:
-        needs: What has to be so where `serve_command` is typed.
+        needs: Requirements of the machine that runs `serve_command`, as sentences.
     """
 
     directory: str
@@ -92,17 +94,17 @@ def export_draft(
     """Write an export, whole or not at all.
 
     Args:
-        request: What and where.
-        home: Of the registry; None: EDA_HOME.
-        on_progress: Told how far it is.
+        request: Source and destination of the export.
+        home: Root of the registry; None: EDA_HOME.
+        on_progress: Function that receives the progress.
 
     Raises:
-        NotFoundError: No such pack or base draft.
+        NotFoundError: The pack or base draft does not exist.
         ConflictError: A directory exists already.
-        InputError: No target is named, the prompts do not do, or the destination does not read the dialect.
+        InputError: No target is named, the prompts cannot be used, or the destination does not read the dialect.
         TargetIncompatibleError: The target is not the one the draft was made for, or the destination's engine would
             compute something else.
-        ArtifactCorruptError: A source is damaged, or the export reads back with other values.
+        ArtifactCorruptError: A source file is damaged, or the export reads back with other values.
     """
     require_free(request.out, "out")
     if request.merged_target is not None:
@@ -119,16 +121,16 @@ def export_draft(
 def export_source(
     request: ExportRequest, source: Source, target: TargetEnds, on_progress: ProgressCallback = no_progress
 ) -> Exported:
-    """The same of a draft and a target that are here already.
+    """Write an export of a draft and a target that are already loaded.
 
     Args:
-        request: What and where; its `reference` and `target` are not looked at.
-        source: The draft.
-        target: A loaded one (`Target`) where the export is calibrated on its answers.
-        on_progress: Told how far it is.
+        request: Source and destination; its `reference` and `target` are ignored.
+        source: Draft to export.
+        target: Target; a loaded one (`Target`) if the export is calibrated on its answers.
+        on_progress: Function that receives the progress.
 
     Raises:
-        ConflictError, InputError, TargetIncompatibleError, ArtifactCorruptError: As `export_draft`.
+        ConflictError, InputError, TargetIncompatibleError, ArtifactCorruptError: The errors of `export_draft`.
     """
     config = source.loaded.draft.config
     dialect = _dialect(request, source, config)
@@ -158,7 +160,7 @@ def export_source(
 
 
 def _needs_answers(source: Source, request: ExportRequest) -> bool:
-    """Whether the export is another draft than the source, which is calibrated on answers of the target."""
+    """Whether the exported draft differs from the source, so that it is calibrated on answers of the target."""
     draft, vocab_W = source.loaded.draft, source.loaded.vocab_W
     kept = vocab_W is None or keeps_vocabulary(draft.config, request.destination, request.form)
     return (request.form is ExportForm.DENSE and is_gated(draft)) or not kept
@@ -167,7 +169,7 @@ def _needs_answers(source: Source, request: ExportRequest) -> bool:
 def _make(
     source: Source, target: TargetEnds, request: ExportRequest, on_progress: ProgressCallback
 ) -> tuple[LoadedDraft, ExportCalibration | None]:
-    """The draft as it is exported, and what that changed where it changes anything."""
+    """Make the draft as it is exported, with a measurement of the change if there is one."""
     draft, vocab_W = source.loaded.draft, source.loaded.vocab_W
     kept_W = vocab_W if keeps_vocabulary(draft.config, request.destination, request.form) else None
     stored = stored_tensors(source.base_dir)
@@ -197,10 +199,10 @@ def _make(
 
 
 def _dialect(request: ExportRequest, source: Source, config: DraftConfig) -> Dialect | None:
-    """How an EAGLE-3 draft is written; None for EAGLE-1, which engines read in one way.
+    """Choose the dialect of an EAGLE-3 draft; None for EAGLE-1, which engines read in one way.
 
     Raises:
-        InputError: It is not one that is read.
+        InputError: The destination does not read the dialect.
     """
     if isinstance(config, Eagle3Config):
         return choose_dialect(request.dialect, read_dialect(source.base_dir), request.destination, request.form)
@@ -213,7 +215,7 @@ def _dialect(request: ExportRequest, source: Source, config: DraftConfig) -> Dia
 
 
 def _rounded(draft: Draft, stored: Mapping[str, Tensor], target: Target) -> Draft:
-    """A copy with the values of the file, in the target's dtype."""
+    """Copy a draft with the values of the file, in the target's dtype."""
     rounded = copy.deepcopy(draft)
     rounded.load_state_dict(file_tensors(draft, stored))
     return rounded.to(target.device, target.dtype).requires_grad_(False)
@@ -223,7 +225,7 @@ def check_vocabulary(vocab_W: Tensor | None, target: TargetEnds) -> None:
     """Refuse a draft vocabulary with tokens that the target does not have.
 
     Raises:
-        TargetIncompatibleError: It has one.
+        TargetIncompatibleError: The vocabulary has such a token.
     """
     size = target.lm_head.vocab_size
     if vocab_W is not None and int(vocab_W.max()) >= size:
@@ -279,7 +281,7 @@ def _gate(draft: Draft, form: ExportForm) -> ExportedGate:
 
 
 def _served_target(request: ExportRequest, spec: TargetSpec) -> ServedTarget:
-    """What the engine is to load as the target; writes it where it was asked to be merged."""
+    """Return the target that the engine must load; if it is to be merged, write it."""
     if request.merged_target is not None:
         with published(request.merged_target, "merged_target") as staging:
             write_merged(spec, staging)

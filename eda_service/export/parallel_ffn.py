@@ -18,12 +18,12 @@ from eda_service.export.files.eda_config import EdaConfig, ExportedGate
 
 
 class ParallelFFN(nn.Module):
-    """Takes the place of an engine's MLP; parameter names are those of the export.
+    """The module in the place of an engine's MLP; parameter names are those of the export.
 
     Args:
-        eda: Of the export, with a private expert.
-        make_expert: From (name, width) to an engine's SwiGLU that leaves its partial sum to the caller.
-        reduce: Sums over the ranks; the identity where the engine does that later.
+        eda: The export's `eda_config`, with a private expert.
+        make_expert: Function from (name, width) to an engine's SwiGLU that leaves its partial sum to the caller.
+        reduce: Function that sums over the ranks; the identity if the engine does that later.
     """
 
     def __init__(
@@ -37,6 +37,6 @@ class ParallelFFN(nn.Module):
         self._reduce = reduce
 
     def forward(self, hidden: Tensor, forward_batch: object = None) -> Tensor:
-        """(.., D) to (.., D); `forward_batch` is what SGLang hands to every MLP, and is not used."""
+        """Map hidden states (.., D) to (.., D); `forward_batch` is passed by SGLang to every MLP, and is not used."""
         gate_weights = None if self.gate is None else self.gate(hidden)
         return self._reduce(combine(self.shared(hidden), self.private(hidden), gate_weights, self.scale))

@@ -1,4 +1,4 @@
-"""What is exported: a published pack over its base draft, or a base draft."""
+"""The source of an export: a published pack over its base draft, or a base draft."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ BASE_DRAFT = "base_draft"
 
 @dataclass(frozen=True)
 class Source:
-    """A draft and where it comes from.
+    """A draft to export and its origin.
 
     Attributes:
-        reference: name@version.
-        method: The pack's, or `base_draft`.
-        base_draft: name@version.
-        base_dir: Of the base draft.
-        loaded: In float32, LoRA merged.
+        reference: Reference as name@version.
+        method: Training method of the pack, or `base_draft`.
+        base_draft: Base draft as name@version.
+        base_dir: Directory of the base draft.
+        loaded: Draft in float32, LoRA merged.
         sha256: Hashes of the weights, by file.
-        target: What a pack was adapted to; None: unknown.
-        check: Refuses a target that it does not fit.
+        target: Target that a pack was adapted to; None: unknown.
+        check: Function that refuses a target that the draft does not fit.
     """
 
     reference: str
@@ -52,10 +52,10 @@ class Source:
     check: Callable[[TargetFingerprint], None]
 
     def target_spec(self, given: TargetSpec | None) -> TargetSpec:
-        """The target that was named, or the pack's own.
+        """Return the given target, or else the pack's own.
 
         Raises:
-            InputError: Neither is known.
+            InputError: No target is given, and the source names none.
         """
         spec = given or self.target
         if spec is None:
@@ -66,11 +66,11 @@ class Source:
 
 
 def find_source(reference: str, home: Path | None = None) -> Source:
-    """A pack, or a base draft where no pack has that name.
+    """Find a pack, or a base draft if no pack has that name.
 
     Raises:
-        NotFoundError: Neither.
-        ArtifactCorruptError: A file is not what its manifest says.
+        NotFoundError: No pack and no base draft has that name.
+        ArtifactCorruptError: A file differs from its manifest.
     """
     try:
         directory = find_pack(reference, home)

@@ -18,10 +18,12 @@ from eda_service.export.vllm_packs import spread_rows
 
 
 class _Gated:
-    """What both classes add to vLLM's own: the gate between the experts, and that every tensor of the export is there.
+    """Additions of both classes to vLLM's own: the gate between the experts, and the check that every tensor is
+    present.
 
     Raises:
-        TargetIncompatibleError: The target has another shape, or the tensor parallel size divides no head or expert.
+        TargetIncompatibleError: The target has another shape, or the tensor parallel size does not divide heads or
+            experts.
     """
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -33,7 +35,7 @@ class _Gated:
     def forward(
         self, input_ids: Tensor, positions: Tensor, hidden_states: Tensor, inputs_embeds: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """vLLM's own; where there are several packs, each row has its own."""
+        """Run vLLM's own forward; with several packs, set the place of each row first."""
         if self.packs is not None:
             spread_rows(self.packs.rows, hidden_states.shape[0])
         states: tuple[Tensor, Tensor] = super().forward(  # type: ignore[misc]
@@ -45,7 +47,7 @@ class _Gated:
         """Load every tensor of the export.
 
         Raises:
-            ArtifactCorruptError: One is missing or unknown.
+            ArtifactCorruptError: A tensor is missing or unknown.
         """
         tensors = dict(weights)
         require_tensors(self.eda, tensors)
@@ -59,4 +61,4 @@ class Eagle3EdaForCausalLM(_Gated, Eagle3LlamaForCausalLM):
 
 
 class Eagle3EdaQwen3ForCausalLM(_Gated, Eagle3Qwen3ForCausalLM):
-    """The same for a draft whose queries and keys are normed."""
+    """A draft of kind `eagle3` with normed queries and keys, exported with `--to vllm --form plugin`."""

@@ -28,11 +28,12 @@ from eda_service.export.vllm_packs import make_packs, require_worker, spread_row
 
 
 def config_of(vllm_config: VllmConfig) -> EdaConfig:
-    """The `eda_config` of the draft that is loaded.
+    """Read the `eda_config` of the draft that is loaded.
 
     Raises:
-        TargetIncompatibleError: The target has another shape, or the tensor parallel size divides no head or expert.
-        InputError: It has several packs, and vLLM's worker does not tell it which adapter a request has.
+        TargetIncompatibleError: The target has another shape, or the tensor parallel size does not divide heads or
+            experts.
+        InputError: The export has several packs, and vLLM's worker does not pass on which adapter a request has.
     """
     eda = EdaConfig.model_validate(vllm_config.speculative_config.draft_model_config.hf_config.eda_config)
     require_worker(eda, vllm_config)
@@ -43,14 +44,14 @@ def config_of(vllm_config: VllmConfig) -> EdaConfig:
 
 
 def keep_gate(model: Any, eda: EdaConfig, vllm_config: VllmConfig, prefix: str) -> DraftPacks | None:
-    """Put the shared-private FFN in the place of a draft's MLP, where the export has one, or room for several packs;
-    returns those.
+    """Replace a draft's MLP by the shared-private FFN, if the export has one, or by places for several packs, which are
+    returned.
 
     Args:
         model: An engine's draft with `model.layers`.
-        eda: Of the export.
-        vllm_config: As the draft got it.
-        prefix: As the draft got it.
+        eda: The export's `eda_config`.
+        vllm_config: Config that vLLM passed to the draft.
+        prefix: Prefix that vLLM passed to the draft.
     """
     if eda.private is None and eda.places is None:
         return None
@@ -77,7 +78,8 @@ class EagleEdaForCausalLM(EagleLlamaForCausalLM):
     """A draft exported with `--to vllm --form plugin`.
 
     Raises:
-        TargetIncompatibleError: The target has another shape, or the tensor parallel size divides no head or expert.
+        TargetIncompatibleError: The target has another shape, or the tensor parallel size does not divide heads or
+            experts.
     """
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -101,14 +103,14 @@ class EagleEdaForCausalLM(EagleLlamaForCausalLM):
     def forward(
         self, input_ids: Tensor, positions: Tensor, hidden_states: Tensor, inputs_embeds: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """vLLM's own; where there are several packs, each row has its own."""
+        """Run vLLM's own forward; with several packs, set the place of each row first."""
         if self.packs is not None:
             spread_rows(self.packs.rows, hidden_states.shape[0])
         states: tuple[Tensor, Tensor] = super().forward(input_ids, positions, hidden_states, inputs_embeds)
         return states
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        """(N, D) to (N, V); a token outside the draft vocabulary has minus infinity."""
+        """Compute logits (N, V) of hidden states (N, D); a token outside the draft vocabulary has minus infinity."""
         logits_NW: Tensor | None = self.logits_processor(self.lm_head, hidden_states)
         if self.packs is not None and self.packs.vocabulary is not None and logits_NW is not None:
             logits_of_packs_NV: Tensor = self.packs.vocabulary(logits_NW)
@@ -124,7 +126,7 @@ class EagleEdaForCausalLM(EagleLlamaForCausalLM):
         """Load every tensor of the export.
 
         Raises:
-            ArtifactCorruptError: One is missing or unknown.
+            ArtifactCorruptError: A tensor is missing or unknown.
         """
         tensors = dict(weights)
         require_tensors(self.eda, tensors)

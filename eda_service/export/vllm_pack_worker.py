@@ -1,10 +1,10 @@
 """vLLM's worker with a draft that knows which LoRA adapter each request has (`--worker-cls`).
 
-vLLM tells a draft nothing about adapters; its runner knows. Before each draft this worker writes the place of every
-request of the batch into the draft's buffers. It also mends two faults of vLLM 0.32 beside adapters: the V1 runner
-hands the draft the target's embedding in its wrapper for adapters, with which any draft fails or looks up other rows;
-and on CPUs a request without an adapter, in a batch with others, is answered with the adapter in the last slot
-(vllm-project/vllm#48421, open), which here is one of zeros that no adapter gets.
+vLLM tells a draft nothing about adapters; its runner knows them. Before each draft this worker writes the place of
+every request of the batch into the draft's buffers. It also repairs two defects of vLLM 0.32 with adapters. The V1
+runner gives the draft the target's embedding in its wrapper for adapters, with which every draft fails or looks up
+other rows. And on CPUs a request without an adapter, in a batch with others, is answered with the adapter in the last
+slot (vllm-project/vllm#48421, open), which here is a slot of zeros that no adapter gets.
 
 `put_pack`, `remove_pack`, `packs` and `swap_draft` are called while vLLM runs: `LLM.collective_rpc`, or
 `POST /collective_rpc` of a server started with VLLM_SERVER_DEV_MODE=1. They run between two steps of the engine.
@@ -35,11 +35,11 @@ else:
     from vllm.v1.worker.gpu_worker import Worker as _Worker
 
 _SHAPE = ("destination", "form", "gate", "draft", "private", "scale", "draft_vocab_size")
-"""Fields of `eda_config` that say what a draft's module is."""
+"""Fields of `eda_config` that determine a draft's module."""
 
 
 class TellsAdapters:
-    """What is added to a worker; also to one of a platform or purpose of its own."""
+    """Additions to a worker of vLLM; also to one of another platform or purpose."""
 
     tells_adapters = True
     model_runner: Any
@@ -55,48 +55,48 @@ class TellsAdapters:
             _add_empty_slot(self.model_runner.get_model())
 
     def sample_tokens(self, grammar_output: Any) -> Any:
-        """Sample, and draft what comes next."""
+        """Sample tokens, and draft the next ones."""
         packs = self._packs()
         if packs is not None:
             packs.set_requests(adapters_of(self.model_runner))
         return super().sample_tokens(grammar_output)  # type: ignore[misc]
 
     def packs(self) -> list[dict[str, Any]]:
-        """Which pack drafts for which adapter: `adapter`, `source` and `place`."""
+        """List the pack of each adapter: `adapter`, `source` and `place`."""
         packs = self._packs()
         return [] if packs is None else [each.model_dump() for each in packs.placed()]
 
     def put_pack(self, adapter: str, directory: str) -> dict[str, Any]:
-        """Have an adapter's requests drafted for by a pack, from the next step on.
+        """Give an adapter's requests a pack to draft with, from the next step on.
 
         Args:
-            adapter: Its name in vLLM.
-            directory: The pack's plugin export, on every machine of this engine.
+            adapter: Name of the adapter in vLLM.
+            directory: Directory of the pack's plugin export, on every machine of this engine.
 
         Raises:
-            ArtifactCorruptError: The export does not read well.
-            InputError: There is no room for it. Nothing has changed then.
+            ArtifactCorruptError: The export cannot be read.
+            InputError: The pack does not fit; then nothing has changed.
         """
         started = time.perf_counter()
         placed = self._required_packs().put(adapter, Path(directory))
         return placed.model_dump() | {"seconds": round(time.perf_counter() - started, 4)}
 
     def remove_pack(self, adapter: str) -> None:
-        """Have an adapter's requests drafted for by the base draft, from the next step on.
+        """Let an adapter's requests draft with the base draft, from the next step on.
 
         Raises:
-            NotFoundError: It has no pack.
+            NotFoundError: The adapter has no pack.
         """
         self._required_packs().remove(adapter)
 
     def swap_draft(self, directory: str) -> dict[str, Any]:
-        """Put another export's weights into the place of this draft's: one of one pack, of the same shape.
+        """Replace this draft's weights by those of another export, of one pack and of the same shape.
 
         Args:
-            directory: An export of the same form, on every machine of this engine.
+            directory: Directory of an export of the same form, on every machine of this engine.
 
         Raises:
-            InputError: It has another shape, or this draft holds several packs.
+            InputError: The export has another shape, or this draft holds several packs.
         """
         started = time.perf_counter()
         draft, config = _draft_of(self.model_runner), self.vllm_config.speculative_config.draft_model_config
@@ -137,11 +137,11 @@ class TellsAdapters:
 
 
 class PackWorker(TellsAdapters, _Worker):
-    """The platform's worker with it."""
+    """The platform's worker with these additions."""
 
 
 def _add_empty_slot(model: nn.Module) -> None:
-    """Put a slot of zeros behind those of the adapters: "none" is slot -1, and the CPU's kernels read the last one."""
+    """Add a slot of zeros after those of the adapters: "none" is slot -1, and the CPU's kernels read the last one."""
     for module in model.modules():
         slots = getattr(module, "lora_b_stacked", None)
         if isinstance(slots, tuple):
@@ -155,7 +155,7 @@ def _with_zeros(slots: Tensor) -> Tensor:
 
 
 def _draft_of(runner: Any) -> Any:
-    """A runner's draft: of V1 its drafter's, of V2 its speculator's; None without one."""
+    """Return a runner's draft: in V1 its drafter's, in V2 its speculator's; None without one."""
     holder = getattr(runner, "drafter", None) or getattr(runner, "speculator", None)
     model: Any = getattr(holder, "model", None)
     model = model.unwrap() if hasattr(model, "unwrap") else model
@@ -163,7 +163,9 @@ def _draft_of(runner: Any) -> Any:
 
 
 def adapters_of(runner: Any) -> list[str | None]:
-    """The adapter's name of each request of the batch that was just computed, in its order; None: without one."""
+    """Return the adapter's name of each request of the batch just computed, in its order; None for a request without
+    one.
+    """
     lora_state = getattr(runner, "lora_state", None)
     if lora_state is not None:  # V2
         state = runner.execute_model_state

@@ -1,4 +1,4 @@
-"""Several packs in one draft inside vLLM: what both gated classes do where the export has them."""
+"""Several packs in one draft inside vLLM: the common code of both gated classes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from eda_service.export.vllm_plugin import PACK_WORKER
 
 
 def require_worker(eda: EdaConfig, vllm_config: VllmConfig) -> None:
-    """Refuse to load several packs where nobody tells the draft which adapter a request has.
+    """Refuse to load several packs if the worker does not tell the draft which adapter a request has.
 
     Raises:
-        InputError: With what to start vLLM with.
+        InputError: The worker is another one; the message names the option to start vLLM with.
     """
     if not eda.packs:
         return
@@ -51,14 +51,14 @@ def make_packs(
     vllm_config: VllmConfig,
     make_expert: Callable[[str, int], nn.Module],
 ) -> DraftPacks:
-    """Put room for packs into a draft's layers.
+    """Make places for packs in a draft's layers.
 
     Args:
-        model: An engine's draft with `model.layers`; with a vocabulary of each pack also `lm_head`, where it has one.
-        eda: Of the export.
-        places: Room for packs.
-        vllm_config: As the draft got it.
-        make_expert: From (name, width) to vLLM's SwiGLU that leaves its partial sum to the caller.
+        model: Draft of an engine, with `model.layers`; with a vocabulary of each pack also `lm_head`, if it has one.
+        eda: The export's `eda_config`.
+        places: Number and sizes of the places.
+        vllm_config: Config that vLLM passed to the draft.
+        make_expert: Function from (name, width) to vLLM's SwiGLU that leaves its partial sum to the caller.
     """
     scheduler, hidden_size = vllm_config.scheduler_config, eda.draft.hidden_size
     rows = PackedRows(scheduler.max_num_seqs, scheduler.max_num_batched_tokens + scheduler.max_num_seqs)
@@ -86,7 +86,7 @@ def make_packs(
 
 
 def _writes_rows_of(model: Any) -> Callable[[Tensor, Tensor], None]:
-    """Writes rows of the draft's head into its memory, on each rank those that it holds."""
+    """Make a function that writes rows of the draft's head into its memory, on each rank those that it holds."""
 
     @torch.no_grad()
     def write(row_W: Tensor, value_WD: Tensor) -> None:
@@ -96,14 +96,14 @@ def _writes_rows_of(model: Any) -> Callable[[Tensor, Tensor], None]:
         weight_XD = head.weight
         index_W = (row_W[is_mine_W] - first).to(weight_XD.device)
         weight_XD[index_W] = value_WD[is_mine_W].to(weight_XD.device, weight_XD.dtype)
-        head.quant_method.process_weights_after_loading(head)  # a CPU multiplies by a packed copy
+        head.quant_method.process_weights_after_loading(head)  # a CPU multiplies with a packed copy
 
     return write
 
 
 def spread_rows(rows: PackedRows, num_rows: int) -> None:
-    """Tell each row of a forward pass its place, from the requests' places and first rows; in runs that try out a
-    shape no row is anybody's.
+    """Set the place of each row of a forward pass, from the requests' places and first rows; in trial runs of a shape
+    no row belongs to a request.
     """
     starts_R = None
     if is_forward_context_available():

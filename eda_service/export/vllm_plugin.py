@@ -1,7 +1,7 @@
-"""Entry point `vllm.general_plugins`: teaches vLLM the gated drafts' architectures.
+"""Entry point `vllm.general_plugins`: registers the architectures of the gated drafts with vLLM.
 
-vLLM calls `register` in each of its processes; nothing heavy is imported until a model of one of them is loaded.
-Inside this project's service those processes also learn to end with the one that started them.
+vLLM calls `register` in each of its processes; nothing heavy is imported until a model of one of them is loaded. Inside
+this project's service those processes also end with the process that started them.
 """
 
 from __future__ import annotations

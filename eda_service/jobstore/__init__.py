@@ -1,4 +1,6 @@
-"""The durable queue: rows are the truth, files and Ray follow. API processes and `eda keys` open it, workers never."""
+"""The durable queue: its rows are authoritative, files and Ray follow. API processes and `eda keys` open it, workers
+never.
+"""
 
 from eda_service.jobstore.deployments.deployment import (
     Content,

@@ -1,4 +1,4 @@
-"""The open database that the parts of the store share: an engine, sessions that write, sessions that read, a clock."""
+"""The open database that the parts of the store share: an engine, writing sessions, reading sessions, a clock."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class Database:
     """One database with the schema of this version.
 
     Args:
-        url: SQLAlchemy URL, e.g. `sqlite:////home/me/.eda/eda.db` or `postgresql://eda:secret@db/eda`.
-        clock: Seconds since the epoch; passed in so that tests choose the time.
-        vault: Keeps the secrets of webhooks; None: this process stores and reads none.
+        url: Database URL of SQLAlchemy, for example `sqlite:////home/me/.eda/eda.db` or
+            `postgresql://eda:secret@db/eda`.
+        clock: Clock in seconds since the epoch; passed in so that tests choose the time.
+        vault: Vault that seals the secrets of webhooks; None: this process stores and reads none.
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time, vault: Vault | None = None) -> None:
@@ -41,7 +42,7 @@ class Database:
 
 
 class Part:
-    """What the parts of the store have in common.
+    """The base class of the parts of the store.
 
     Args:
         database: Shared with the other parts.

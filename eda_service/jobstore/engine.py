@@ -2,16 +2,16 @@
 
 SQLite runs with WAL, `synchronous=FULL` (a 2xx survives power loss) and immediate transactions: `BEGIN IMMEDIATE` takes
 the write lock before the first read of a writing transaction. With SQLite's default, two writers may both read and then
-one fails with "database is locked" at once, whatever the busy timeout says.
+one fails with "database is locked" at once, whatever the busy timeout is.
 
-Each SQLite connection remembers its write-ahead log. When another one lies in its place, what is committed here is
-written to a file without a name and lost at the end of the process, so no transaction begins or commits any more:
-better no answer than a wrong one. Only a restart helps, since SQLite keeps locks and shared memory per process.
+Each SQLite connection remembers its write-ahead log. If another file is in its place, commits would go to a file
+without a name and be lost at the end of the process, so no transaction begins or commits any more: no answer is better
+than a wrong one. Only a restart helps, since SQLite keeps locks and shared memory per process.
 
-PostgreSQL runs with READ COMMITTED: every statement sees what was committed before it, so a count that is taken after
-a lock is a count of now. Writers lock the job's row (`rows.find`) or an advisory lock (`locks`).
+PostgreSQL runs with READ COMMITTED: every statement sees what was committed before it, so a count taken after a lock is
+current. Writers lock the job's row (`rows.find`) or an advisory lock (`locks`).
 
-Neither puts a statement's values into the text of an error: logs show that, and values hold secrets of webhooks.
+No statement's values appear in the text of an error: errors are logged, and values include secrets of webhooks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from eda_service.regular_files import place, protect_database
 logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 30
-IDLE_TRANSACTION_TIMEOUT_S = 60  # a dispatcher that was suspended in a transaction must not hold its locks for ever
+IDLE_TRANSACTION_TIMEOUT_S = 60  # a dispatcher that was suspended in a transaction must not hold its locks forever
 _AS_TEXT = partial(str, encoding="utf-8", errors="replace")  # one row that is not UTF-8 must not end a whole query
 _LOG = "eda_write_ahead_log"
 _POOL_SIZE, _POOL_OVERFLOW = 10, 10  # PostgreSQL's default is 100 connections for all replicas together
@@ -47,7 +47,7 @@ def open_engine(url: str) -> Engine:
     """Open (and for SQLite create) the database behind `url`.
 
     Raises:
-        InputError: A kind of database the queue does not work on.
+        InputError: The queue does not support this kind of database.
     """
     parsed = make_url(url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url)
     backend = parsed.get_backend_name()
@@ -72,14 +72,14 @@ def open_engine(url: str) -> Engine:
 
 
 def reader(engine: Engine) -> Engine:
-    """The same engine and pool, with transactions that only read and so never wait for a writer."""
+    """Return the same engine and pool, with transactions that only read and so never wait for a writer."""
     return engine.execution_options(eda_read_only=True)
 
 
 def rewrite(engine: Engine) -> None:
-    """Write a SQLite file anew from what is in it, so that nothing that was replaced stays in its pages or its log.
+    """Rewrite a SQLite file from its contents, so that no replaced value stays in its pages or its log.
 
-    It needs room for a second copy for a while; where that is not to be had, the log says so and the file stays.
+    The rewrite temporarily needs space for a second copy; without it, a warning is logged and the file stays.
     """
     with engine.connect().execution_options(eda_autocommit=True) as connection:
         try:
@@ -90,7 +90,9 @@ def rewrite(engine: Engine) -> None:
 
 
 def to_json(value: Any) -> str:
-    """JSON as both databases take it: PostgreSQL refuses NaN and infinity, which a diverged run's heartbeat holds."""
+    """Encode JSON for both databases: PostgreSQL refuses NaN and infinity, which a diverged run's
+    heartbeat contains.
+    """
     try:
         return json.dumps(value, allow_nan=False)
     except ValueError:
@@ -141,10 +143,10 @@ def _configure(connection: Any, record: Any) -> None:
 
 
 def _write_ahead(cursor: sqlite3.Cursor) -> None:
-    """Turn WAL on, for as long as other processes may be opening the same new file.
+    """Turn WAL on, with retries while other processes open the same new file.
 
-    Two that change the mode at once both hold a read lock that the other waits for, so SQLite refuses one of them
-    without asking the busy timeout; it is for us to come again.
+    Two processes that change the mode at once both hold a read lock that the other waits for, so SQLite refuses one of
+    them without using the busy timeout; the retry has to be here.
     """
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
@@ -170,7 +172,8 @@ def _require_same_log(connection: Connection) -> None:
     """Check that the write-ahead log is the one that this connection writes to.
 
     Raises:
-        OperationalError: It was removed or replaced, as happens when this process has lost its locks on the database.
+        OperationalError: The log was removed or replaced, as happens when this process has lost its locks on the
+            database.
     """
     remembered = connection.info.get(_LOG)
     if remembered is not None and place(remembered[0]) != remembered[1]:

@@ -1,4 +1,4 @@
-"""Uploaded prompt files: whose they are and what they are called. Their bytes are no business of the database."""
+"""Uploaded prompt files: their owners and names. Their bytes are not in the database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import FileRow, JobRow
 
 _MAX_TOLD = 3
-_MAX_BYTES = 1 << 50  # no file has more; a damaged row that says so would make the sum of all of them overflow
+_MAX_BYTES = 1 << 50  # no file is larger; a damaged row with a larger number would make the sum of all overflow
 
 
 class FileStore(Part):
@@ -35,13 +35,13 @@ class FileStore(Part):
         num_skipped: int,
         max_bytes_per_owner: int,
     ) -> tuple[StoredFile, bool]:
-        """Note a file whose bytes are in their place; returns it and whether it is new.
+        """Record a file whose bytes are stored; return it and whether it is new.
 
-        The same bytes under the same name are the owner's file that is there already, so that who sends one again
-        after a broken connection has one file.
+        The same bytes under the same name are the owner's existing file, so that a client that repeats an upload after
+        a broken connection has one file.
 
         Raises:
-            QuotaExceededError: With it, all files of the owner take more than `max_bytes_per_owner`.
+            QuotaExceededError: The owner's files together would exceed `max_bytes_per_owner`.
         """
         name = rows.clean_text(filename, 255)
         with self._write.begin() as session:
@@ -67,25 +67,25 @@ class FileStore(Part):
             return self._reader.reduced(StoredFile, row), True
 
     def require_room(self, owner: str, arriving_bytes: int, max_bytes_per_owner: int, *, spare_bytes: int = 0) -> None:
-        """Look whether there is room for what arrives.
+        """Check that the arriving files fit into the owner's limit.
 
         Args:
-            owner: Whose files they are.
-            arriving_bytes: Of all that arrive at the moment.
-            max_bytes_per_owner: What all files of the owner may have.
-            spare_bytes: By so much it may be exceeded until they are all there.
+            owner: Owner of the files.
+            arriving_bytes: Bytes of all files that are arriving now.
+            max_bytes_per_owner: Largest sum of bytes of the owner's files.
+            spare_bytes: Bytes by which the limit may be exceeded until all files have arrived.
 
         Raises:
-            QuotaExceededError: There is none.
+            QuotaExceededError: The files do not fit.
         """
         with self._read() as session:
             _require_room(session, owner, arriving_bytes, max_bytes_per_owner, spare_bytes)
 
     def get(self, file_id: str, *, owner: str | None = None) -> StoredFile:
-        """One file.
+        """Return one file.
 
         Raises:
-            NotFoundError: No such file of this owner.
+            NotFoundError: The owner has no such file.
         """
         with self._read() as session:
             return self._reader.reduced(StoredFile, _find(session, file_id, owner))
@@ -93,10 +93,10 @@ class FileStore(Part):
     def page(
         self, *, owner: str | None = None, limit: int = 100, after: str | None = None, newest_first: bool = True
     ) -> tuple[list[StoredFile], bool]:
-        """Files in the order in which they came, and whether there are more.
+        """List files in order of arrival, and return whether there are more.
 
         Raises:
-            NotFoundError: `after` is no file of this owner.
+            NotFoundError: The owner has no file `after`.
         """
         query = select(FileRow).order_by(FileRow.seq.desc() if newest_first else FileRow.seq)
         if owner is not None:
@@ -109,16 +109,16 @@ class FileStore(Part):
             return [self._reader.reduced(StoredFile, row) for row in found[:limit]], len(found) > limit
 
     def delete(self, file_id: str, *, owner: str | None, forget: Callable[[StoredFile], None]) -> StoredFile:
-        """Forget a file; returns what it was.
+        """Delete a file's row; return the file.
 
         Args:
-            file_id: The file.
-            owner: Whose; None: whoever's.
-            forget: Called last, before anything is written for good: a file whose bytes are gone can be deleted again,
-                bytes of which no row tells cannot.
+            file_id: Id of the file.
+            owner: Owner of the file; None: any owner.
+            forget: Function called last, before the commit: a row whose bytes are gone can be deleted again, but bytes
+                without a row could not be found.
 
         Raises:
-            NotFoundError: No such file of this owner.
+            NotFoundError: The owner has no such file.
             ConflictError: A live job was made from it.
         """
         with self._write.begin() as session:

@@ -1,4 +1,4 @@
-"""The database of a state root: where it is, what it is called, and the store over it."""
+"""The database of a state root: its URL, its name for people, and the store over it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from eda_service.private_files import private_home
 
 
 def database_url(home: Path, given: str | None = None) -> str:
-    """The service's database: what is given, by default `EDA_DATABASE_URL`; where that is empty, one under the home."""
+    """Return the URL of the service's database: the given one, by default `EDA_DATABASE_URL`; if empty, one under the
+    home.
+    """
     return (Environment.read().database_url if given is None else given) or f"sqlite:///{home / 'eda.db'}"
 
 
 def database_name(home: Path) -> str:
-    """The same database as text that holds no secret: a file without links, or a URL without its password."""
+    """Return the database as text without a secret: a file with links resolved, or a URL without its password."""
     url = make_url(database_url(home))
     if url.get_backend_name() == "sqlite":
         return str(Path(url.database or "").resolve())
@@ -25,6 +27,6 @@ def database_name(home: Path) -> str:
 
 
 def open_store(home: Path) -> JobStore:
-    """The service's database, opened."""
+    """Open the service's database."""
     private_home(home)
     return JobStore(database_url(home))

@@ -1,6 +1,6 @@
 """API keys: `eda_<id>_<secret>`, shown once; the database keeps the sha256 of the secret.
 
-A plain hash is enough: the secret is 256 random bits, so there is nothing to guess from it.
+A plain hash is enough: the secret is 256 random bits, so it cannot be guessed from the hash.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_LIMIT = 1_000_000
 
 
 class KeyStore(Part):
-    """Making, listing, revoking and checking keys."""
+    """Makes, lists, revokes and checks keys."""
 
     def create(
         self,
@@ -42,18 +42,18 @@ class KeyStore(Part):
         """Make a key.
 
         Args:
-            owner: Whose jobs the key sees.
-            name: What it is for, in the owner's words.
-            scopes: Some of `Scope`.
-            expires_at: Seconds since the epoch; None: never.
-            requests_per_minute: Limit at the endpoint; None: the service's.
-            concurrent_requests: Likewise, at a time.
+            owner: Owner of the jobs that the key can see.
+            name: Purpose of the key, in the owner's words.
+            scopes: Permissions, from `Scope`.
+            expires_at: End of validity in seconds since the epoch; None: never.
+            requests_per_minute: Limit at the endpoint; None: the service's limit.
+            concurrent_requests: Limit of requests at the same time at the endpoint; None: the service's limit.
 
         Returns:
-            The key's facts, and the key itself, which nobody can read again.
+            The key's facts, and the key itself, which cannot be read again.
 
         Raises:
-            InputError: A name, scope or time that cannot be.
+            InputError: A name, scope or time is not valid.
         """
         wanted = sorted(set(scopes))
         _require_valid(owner, name, wanted)
@@ -80,7 +80,7 @@ class KeyStore(Part):
             return KeyInfo.model_validate(row), f"eda_{key_id}_{secret}"
 
     def all(self, owner: str | None = None) -> list[KeyInfo]:
-        """Keys, oldest first, revoked and expired ones too, and with what can be read those that are damaged."""
+        """List keys, oldest first, with revoked and expired ones, and with the readable part of damaged ones."""
         query = select(KeyRow).order_by(KeyRow.created_at, KeyRow.id)
         if owner is not None:
             query = query.where(KeyRow.owner == owner)
@@ -88,10 +88,10 @@ class KeyStore(Part):
             return [self._reader.reduced(KeyInfo, row) for row in session.scalars(query)]
 
     def revoke(self, key_id: str) -> KeyInfo:
-        """Make a key useless from now on; revoking twice changes nothing.
+        """Make a key invalid from now on; a second call changes nothing.
 
         Raises:
-            NotFoundError: No such key.
+            NotFoundError: The key does not exist.
         """
         with self._write.begin() as session:
             row = session.get(KeyRow, key_id.replace("\0", ""))
@@ -102,14 +102,14 @@ class KeyStore(Part):
             return self._reader.reduced(KeyInfo, row)
 
     def delete_all(self) -> int:
-        """Forget every key, so that who reaches the service needs none; returns how many there were."""
+        """Delete every key, so that all clients that reach the service need none; return their number."""
         with self._write.begin() as session:
             num = session.scalar(select(func.count()).select_from(KeyRow)) or 0
             session.execute(delete(KeyRow))
             return int(num)
 
     def check(self, text: str) -> KeyInfo | None:
-        """The facts of a key that is valid now, else None."""
+        """Return the facts of a key that is valid now, else None."""
         parts = _KEY.fullmatch(text)
         if parts is None:
             return None
@@ -120,25 +120,27 @@ class KeyStore(Part):
         return self._used(row)
 
     def valid(self, key_id: str) -> KeyInfo | None:
-        """The facts of a key that was checked before, if it still is valid; counts as a use."""
+        """Return the facts of a key that was checked before, if it is still valid; this counts as a use."""
         with self._read() as session:
             row = session.get(KeyRow, key_id)
         return None if row is None else self._used(row)
 
     def dead(self, key_ids: Collection[str]) -> set[str]:
-        """Those of some keys that are revoked, expired, gone or damaged by now; no use of them."""
+        """Return those keys that are revoked, expired, gone or damaged by now; this is no use of them."""
         query = select(KeyRow).where(KeyRow.id.in_(list(key_ids)))
         with self._read() as session:
             found = self._reader.read_all(KeyInfo, session.scalars(query))
         return set(key_ids) - {key.id for key in found if self._is_valid(key)}
 
     def exist(self) -> bool:
-        """Whether a key was ever made. Revoked ones count: revoking the last key must not open the service to all."""
+        """Whether a key was ever made. Revoked ones count: revoking the last key must not open the service to
+        everybody.
+        """
         with self._read() as session:
             return session.scalar(select(KeyRow.id).limit(1)) is not None
 
     def _used(self, row: KeyRow) -> KeyInfo | None:
-        """A key that is valid now; one whose row cannot be read is none, whatever it may have been."""
+        """Return a key that is valid now; None if its row cannot be read."""
         key = self._reader.read(KeyInfo, row)
         if key is None or not self._is_valid(key):
             return None
@@ -149,7 +151,7 @@ class KeyStore(Part):
         return key.revoked_at is None and (key.expires_at is None or key.expires_at > self._now())
 
     def _note_use(self, key: KeyInfo) -> None:
-        """At most one write a minute: a check must not wait for the disk each time."""
+        """Record the use of a key, at most once a minute: a check must not wait for the disk each time."""
         limit = self._now() - _USED_GRAIN_S
         if key.last_used_at is not None and key.last_used_at > limit:
             return

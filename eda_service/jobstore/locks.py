@@ -1,10 +1,10 @@
-"""Advisory locks: what no row can be locked for, because it is a count or a row that does not exist yet.
+"""Advisory locks for counts and for rows that do not exist yet, which cannot be locked as rows.
 
-SQLite needs none (`BEGIN IMMEDIATE` lets one writer in). On PostgreSQL a lock lasts until the transaction ends; it is
-released after the commit is visible, so whoever waited for it sees what its predecessor wrote.
+SQLite needs none (`BEGIN IMMEDIATE` admits one writer). On PostgreSQL a lock lasts until the transaction ends; it is
+released after the commit is visible, so the next holder sees what its predecessor wrote.
 
-Locks are taken in the order of `Space` and before any row lock that could be waited for, one per space: no deadlock.
-A transition alone takes DEPLOYMENT after its job's row; nobody holding DEPLOYMENT waits for a job's row, since a
+Locks are taken in the order of `Space`, before any row lock that could wait, and one per space: so there is no
+deadlock. Only a transition takes DEPLOYMENT after its job's row; no holder of DEPLOYMENT waits for a job's row, since a
 foreign key's `FOR KEY SHARE` does not conflict with the `FOR NO KEY UPDATE` that the store takes.
 """
 
@@ -15,11 +15,11 @@ from enum import IntEnum
 from sqlalchemy import Connection, func, select
 from sqlalchemy.orm import Session
 
-_OURS = 0x0EDA_0000  # two-part locks of other programs in the same database start elsewhere
+_OURS = 0x0EDA_0000  # two-part locks of other programs in the same database start at other numbers
 
 
 class Space(IntEnum):
-    """What is locked."""
+    """The kinds of things that are locked."""
 
     SCHEMA = 0
     CLAIM = 1
@@ -33,7 +33,7 @@ class Space(IntEnum):
 
 
 def lock(on: Session | Connection, space: Space, name: str = "") -> None:
-    """Wait until nobody else holds `name` in `space`. Two names may share a lock, which costs nothing but waiting."""
+    """Wait for the lock on `name` in `space`. Two names may share a lock, which only causes waiting."""
     bind = on.get_bind() if isinstance(on, Session) else on
     if bind.dialect.name == "postgresql":
         on.execute(select(func.pg_advisory_xact_lock(_OURS + space.value, func.hashtext(name))))

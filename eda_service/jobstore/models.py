@@ -1,6 +1,6 @@
-"""Tables. A job's config is stored whole, as JSON: it is immutable and never queried by parts.
+"""The tables. A job's config is stored whole, as JSON: it is immutable and never queried by parts.
 
-The schema changes by a revision under `migrations/versions`; a test compares what they build with these classes.
+The schema changes by a revision under `migrations/versions`; a test compares the revisions' result with these classes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SECONDS = BigInteger().with_variant(Integer(), "sqlite")  # since the epoch; 32 bits end in 2038
+SECONDS = BigInteger().with_variant(Integer(), "sqlite")  # seconds since the epoch; 32 bits end in 2038
 BYTES = SECONDS
 
 
@@ -19,7 +19,7 @@ class Base(DeclarativeBase):
 
 
 class JobRow(Base):
-    """One job, of whichever kind."""
+    """One job, of any kind."""
 
     __tablename__ = "jobs"
 
@@ -69,12 +69,12 @@ class JobRow(Base):
 
     @property
     def webhook_url(self) -> str | None:
-        """Where the end of the job is told; the secret stays in the row."""
+        """The URL of the job's webhook; the secret stays in the row."""
         return None if self.webhook is None else str(self.webhook["url"])
 
 
 class EventRow(Base):
-    """One event; its id orders all events of one job, also by the time at which they could be seen."""
+    """One event; its id orders all events of one job, also by the time at which they became visible."""
 
     __tablename__ = "events"
 
@@ -100,7 +100,7 @@ class IdempotencyRow(Base):
 
 
 class DeploymentRow(Base):
-    """What Serve must offer under one name; `revision` counts its changes."""
+    """A deployment that Serve must offer; `revision` counts its changes."""
 
     __tablename__ = "deployments"
 
@@ -124,7 +124,7 @@ class DeploymentRow(Base):
 
 
 class RevisionRow(Base):
-    """A deployment as one change left it, with who made the change and why. Goes when the deployment goes."""
+    """A deployment as one change left it, with the author and the reason. Deleted with the deployment."""
 
     __tablename__ = "deployment_revisions"
 
@@ -144,7 +144,7 @@ class RevisionRow(Base):
 
 
 class DriftRow(Base):
-    """Whether a deployment's acceptance has fallen, and what was done about it. Goes when the deployment goes."""
+    """The drift of a deployment's acceptance, and the reaction to it. Deleted with the deployment."""
 
     __tablename__ = "deployment_drift"
 
@@ -157,7 +157,7 @@ class DriftRow(Base):
 
 
 class LoadRow(Base):
-    """How the loading of a deployment goes; there is none before its first failure. Goes when the deployment goes."""
+    """The state of loading a deployment; there is no row before its first failure. Deleted with the deployment."""
 
     __tablename__ = "deployment_loads"
 
@@ -171,7 +171,7 @@ class LoadRow(Base):
 
 
 class DeploymentEventRow(Base):
-    """Something that happened to a deployment. Goes when the deployment goes."""
+    """An event of a deployment. Deleted with the deployment."""
 
     __tablename__ = "deployment_events"
 
@@ -185,7 +185,7 @@ class DeploymentEventRow(Base):
 
 
 class ChampionRow(Base):
-    """The version that an owner's `name@champion` means, whatever was measured."""
+    """The version that an owner's `name@champion` means, whatever the measurements."""
 
     __tablename__ = "champions"
 
@@ -196,7 +196,7 @@ class ChampionRow(Base):
 
 
 class FileRow(Base):
-    """A prompt file that somebody has uploaded; its bytes are under the home."""
+    """An uploaded prompt file; its bytes are under the home."""
 
     __tablename__ = "files"
 
@@ -215,7 +215,7 @@ class FileRow(Base):
 
 
 class KeyRow(Base):
-    """An API key; of its secret only the hash is kept."""
+    """An API key; only the hash of its secret is stored."""
 
     __tablename__ = "api_keys"
 
@@ -233,7 +233,7 @@ class KeyRow(Base):
 
 
 class OutboxRow(Base):
-    """A webhook that must be sent: written with the move it tells about, and kept as the record of its delivery."""
+    """A webhook to be sent: written with the transition it reports, and kept as the record of its delivery."""
 
     __tablename__ = "webhook_outbox"
 

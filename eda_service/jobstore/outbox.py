@@ -1,7 +1,7 @@
-"""The webhook outbox: the row is written in the transaction of the move it tells about, and sent afterwards.
+"""The webhook outbox: the row is written in the transaction of the transition it reports, and sent afterwards.
 
-So a move is never told that did not happen, and none that happened is forgotten. Sending is at least once: a sender
-that dies between the answer and `delivered` sends again, under the same delivery id.
+So every transition that happened is reported, and no other. Sending is at least once: a sender that dies between the
+answer and `delivered` sends again, under the same delivery id.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ _MAX_ERROR_CHARACTERS = 500
 _MAX_TRIES = 1_000_000
 _PLAIN_SECRET = "whsec_"
 _SPOKEN_KINDS = {JobKind.IMPORT_DRAFT.value: "draft_import", JobKind.MEASURE.value: "measurement"}
-"""What the type of a message begins with, for jobs that are no adaptations."""
+"""First part of a message's type, for jobs that are not adaptations."""
 
 
 class Outbox(Part):
-    """Webhooks that must be sent, and what became of them."""
+    """Webhooks to be sent, and their results."""
 
     def due(self, limit: int = 20, *, per_owner: int = 8) -> list[Delivery]:
-        """Webhooks to send now, the oldest of each owner first. A look only: two senders may both get one.
+        """Return webhooks to send now, the oldest of each owner first. This is a query only: two senders may both get
+        one.
 
-        No owner has more than `per_owner` of them: whose receivers take their time, or whose rows cannot be written,
-        holds up others no longer than these few do.
+        No owner has more than `per_owner` of them, so an owner whose receivers are slow, or whose rows cannot be
+        written, delays others only by these few.
 
-        One that can never be sent, as its row cannot be read or its secret cannot be opened, is among them: its
-        `unreadable` says why, and it is for the caller to give it up.
+        A webhook that can never be sent, because its row cannot be read or its secret cannot be opened, is included:
+        its `unreadable` has the reason, and the caller gives it up.
         """
         place = func.row_number().over(partition_by=JobRow.owner, order_by=OutboxRow.id).label("place")
         of_owner = outerjoin(OutboxRow, JobRow, JobRow.id == OutboxRow.job_id)
@@ -50,22 +51,22 @@ class Outbox(Part):
             return [self._opened(self._reader.reduced(Delivery, row)) for row in session.scalars(query)]
 
     def num_due(self, limit: int) -> int:
-        """How many there are to send now, counted up to a limit; none of their secrets is opened."""
+        """Count the webhooks to send now, up to a limit; no secret is opened."""
         found = select(OutboxRow.id).where(self._is_due()).limit(limit).subquery()
         with self._read() as session:
             return session.scalar(select(func.count()).select_from(found)) or 0
 
     def _is_due(self) -> ColumnElement[bool]:
-        due = or_(OutboxRow.not_before <= self._now(), OutboxRow.not_before > END_OF_TIME)  # to SQLite text is above
+        due = or_(OutboxRow.not_before <= self._now(), OutboxRow.not_before > END_OF_TIME)  # text is largest in SQLite
         return and_(OutboxRow.delivered_at.is_(None), OutboxRow.gave_up_at.is_(None), due)
 
     def seal_secrets(self) -> int:
-        """Seal what versions before have stored in plain; how many secrets there were. Does nothing the second time.
+        """Seal the secrets that earlier versions stored in plain text; return their number. A second call does nothing.
 
-        On SQLite the file is then rewritten, so that no page keeps what was replaced.
+        On SQLite the file is then rewritten, so that no page keeps the replaced text.
 
         Raises:
-            InputError: There are some, and this process has no keys.
+            InputError: Such secrets exist, and this process has no keys.
         """
         sealed = 0
         with self._write.begin() as session:
@@ -83,7 +84,7 @@ class Outbox(Part):
         return sealed
 
     def _opened(self, delivery: Delivery) -> Delivery:
-        """The same with its secret as the receiver knows it."""
+        """Return the delivery with its secret in plain text, as the receiver knows it."""
         if delivery.secret is None or delivery.unreadable is not None or not is_sealed(delivery.secret):
             return delivery
         if self._vault is None:
@@ -94,7 +95,7 @@ class Outbox(Part):
             return delivery.model_copy(update={"secret": None, "unreadable": error.message})
 
     def delivered(self, delivery_id: int) -> None:
-        """The receiver took it."""
+        """Record that the receiver accepted it."""
         with self._write.begin() as session:
             row, job = _open(session, delivery_id)
             if row is None:
@@ -103,7 +104,7 @@ class Outbox(Part):
             _tell(session, job, self._now(), "webhook_delivered", f"at try {row.attempts}", "info")
 
     def failed(self, delivery_id: int, error: str, *, not_before: int) -> None:
-        """A try failed; the next is due at `not_before` (seconds since the epoch)."""
+        """Record a failed attempt; the next is due at `not_before` (seconds since the epoch)."""
         with self._write.begin() as session:
             row, job = _open(session, delivery_id)
             if row is None:
@@ -114,7 +115,7 @@ class Outbox(Part):
             _tell(session, job, self._now(), "webhook_failed", message, "warning")
 
     def gave_up(self, delivery_id: int, error: str) -> None:
-        """The last try failed; it is not sent any more."""
+        """Record the last failed attempt; the webhook is not sent any more."""
         with self._write.begin() as session:
             row, job = _open(session, delivery_id)
             if row is None:
@@ -128,7 +129,7 @@ def enqueue(session: Session, row: JobRow, event: EventRow, now: int) -> None:
     """Put the end of a job into the outbox, if it has a webhook that can be read."""
     if not isinstance(row.webhook, dict) or "url" not in row.webhook:
         return
-    session.flush()  # the event's id
+    session.flush()  # the event must have its id
     session.add(
         OutboxRow(
             job_id=row.id,
@@ -160,7 +161,9 @@ def _payload(row: JobRow, now: int) -> dict[str, Any]:
 
 
 def _named(row: JobRow) -> dict[str, Any]:
-    """What a job is, and what it has ended with; an adaptation as it was told before there were other kinds."""
+    """Return a job's kind and result for the message; an adaptation's has the form from before there
+    were other kinds.
+    """
     if row.kind not in _SPOKEN_KINDS:
         return {
             "object": "adaptation.job",
@@ -170,7 +173,7 @@ def _named(row: JobRow) -> dict[str, Any]:
 
 
 def _open(session: Session, delivery_id: int) -> tuple[OutboxRow | None, JobRow | None]:
-    """The delivery, None once its fate is sealed (by another sender), and its job, locked; None: it has no row."""
+    """Return the delivery (None if another sender has finished it) and its job, locked (None if it has no row)."""
     job_id = session.scalar(select(OutboxRow.job_id).where(OutboxRow.id == delivery_id))
     if job_id is None:
         raise NotFoundError(f"no webhook delivery {delivery_id}; `due` lists them", param="id")
@@ -185,7 +188,7 @@ def _is_plain(secret: Any) -> bool:
 
 
 def _num_tries(row: OutboxRow) -> int:
-    """Tries including this one; a number that cannot be read, or not be written one larger, counts as none."""
+    """Count the attempts including this one; an unreadable number, or one too large to increase, counts as 0."""
     return row.attempts + 1 if isinstance(row.attempts, int) and 0 <= row.attempts < _MAX_TRIES else 1
 
 

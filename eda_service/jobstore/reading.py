@@ -1,9 +1,9 @@
-"""Rows become frozen values one by one: what one row cannot say is that row's trouble alone.
+"""Conversion of rows into frozen values one by one: a row that cannot be read affects no other.
 
-A row can be damaged in many ways: JSON that is none, a config that an older or newer version wrote, text where SQLite
-was told to keep a number. Reading such a row gives no exception for everybody who asked for a list, and no surprise
-further on. `read` leaves it out; `reduced` gives what can be read, with placeholders for the rest and the reason in
-`unreadable`. Both tell a row's trouble once, and count it until the row can be read again.
+A row can be damaged in many ways: invalid JSON, a config of an older or newer version, text where SQLite was told to
+keep a number. Reading such a row raises no exception for a caller that asked for a list. `read` leaves it out;
+`reduced` gives the readable part, with placeholders for the rest and the reason in `unreadable`. Both log a damaged row
+once, and count it until it can be read again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RowT = TypeVar("RowT", bound=Row)
 
 
 class Malformed:
-    """Stands for a JSON column's text that does not parse; it is no value of any kind, so validation refuses it."""
+    """Placeholder for a JSON column's text that does not parse; no type accepts it, so validation refuses it."""
 
     def __repr__(self) -> str:
         return "<malformed JSON>"
@@ -40,10 +40,10 @@ MALFORMED = Malformed()
 
 
 def from_json(text: Any) -> Any:
-    """The value of a JSON column, for both engines; `MALFORMED` instead of an exception, which would end the query.
+    """Parse a JSON column, for both engines; return `MALFORMED` instead of an exception, which would end the query.
 
-    What can be read and not be written again by whoever answers with it is changed here: halves of surrogate pairs
-    become U+FFFD, numbers that are none become null, and more than `_MAX_DEPTH` levels count as malformed.
+    Values that can be read but not written again in an answer are changed here: halves of surrogate pairs become
+    U+FFFD, numbers that are not finite become null, and more than `_MAX_DEPTH` levels count as malformed.
     """
     try:
         value = json.loads(text, parse_constant=lambda _: None)
@@ -74,7 +74,7 @@ def _whole(value: Any) -> Any:
 
 
 class Reader:
-    """Reads rows, and remembers which of them it could not read."""
+    """Reads rows, and remembers those that it could not read."""
 
     def __init__(self) -> None:
         self._told: dict[tuple[str, str], str] = {}
@@ -82,12 +82,12 @@ class Reader:
 
     @property
     def num_unreadable(self) -> dict[str, int]:
-        """Rows that could not be read when they were last looked at, by table."""
+        """Number of rows by table that could not be read at the last attempt."""
         with self._lock:
             return dict(Counter(table for table, _ in self._told))
 
     def read(self, kind: type[RowT], row: Base) -> RowT | None:
-        """The row as a value; None when it cannot be read."""
+        """Return the row as a value; None if it cannot be read."""
         try:
             value = kind.model_validate(row)
         except ValidationError as error:
@@ -97,11 +97,11 @@ class Reader:
         return value
 
     def read_all(self, kind: type[RowT], rows: Iterable[Base]) -> list[RowT]:
-        """The values of those rows that can be read."""
+        """Return the values of those rows that can be read."""
         return [value for row in rows if (value := self.read(kind, row)) is not None]
 
     def reduced(self, kind: type[RowT], row: Base) -> RowT:
-        """The row as a value, with placeholders where it cannot be read, and then `unreadable` says what."""
+        """Return the row as a value, with placeholders for unreadable columns, which `unreadable` then names."""
         try:
             value = kind.model_validate(row)
         except ValidationError as error:
@@ -126,7 +126,7 @@ class Reader:
 
 
 def reason_of(error: ValidationError) -> str:
-    """What is wrong with a row, in words, without any of its values: some are secret."""
+    """Describe what is wrong with a row, without any of its values: some are secret."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     told = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}"[:_MAX_REASON_CHARACTERS] for each in found]
     more = f"; and {len(told) - _MAX_REASONS} more" if len(told) > _MAX_REASONS else ""

@@ -1,4 +1,4 @@
-"""What every value of the store is: a frozen copy of one database row, or of as much of it as can be read."""
+"""The base class of the store's values: a frozen copy of one database row, or of its readable part."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-_NAMING = ("seq", "id", "name", "owner", "job_id", "url")  # by these a row is found and shown
-END_OF_TIME = 253_402_300_799  # the last second of the year 9999: later ones are no date for anybody who reads them
+_NAMING = ("seq", "id", "name", "owner", "job_id", "url")  # fields by which a row is found and shown
+END_OF_TIME = 253_402_300_799  # the last second of the year 9999: clients have no date after it
 
 Seconds = Annotated[int, Field(ge=0, le=END_OF_TIME)]
 """Whole seconds since the epoch."""
 Number = Annotated[int, Field(ge=-(2**31), lt=2**31 - 1)]
-"""A whole number to which one can be added: of a larger one SQLite takes no successor, and the transaction fails."""
+"""A whole number that can be increased by one: SQLite cannot do that with a larger one, and the
+transaction would fail.
+"""
 Count = Annotated[int, Field(ge=0, lt=2**31 - 1)]
-"""The same of what is counted from none on."""
+"""A whole number from 0 that can be increased by one."""
 
 
 class Row(BaseModel):
     """A frozen copy of one database row.
 
     Attributes:
-        PLACEHOLDERS: What stands for a column that cannot be read, by field; the field's default where none is named.
+        PLACEHOLDERS: Placeholder of a column that cannot be read, by field; the field's default if none is named.
     """
 
     PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {}
@@ -35,18 +37,18 @@ class Row(BaseModel):
 
     @classmethod
     def with_placeholders(cls, row: object, error: ValidationError, reason: str) -> Self:
-        """The row with a placeholder for every column that `error` names.
+        """Return the row with a placeholder for every column that `error` names.
 
         Args:
-            row: Whose attributes are the columns.
-            error: What validating the row said.
-            reason: For `unreadable`.
+            row: Object whose attributes are the columns.
+            error: Error of validating the row.
+            reason: Text for `unreadable`.
         """
         bad = {str(each["loc"][0]) for each in error.errors() if each["loc"]}
         given = {name: getattr(row, name) for name in set(cls.model_fields) - bad if hasattr(row, name)}
         try:
             return cls.model_validate({**cls._placeholders(), **given, "unreadable": reason})
-        except ValidationError as again:  # what contradicts a placeholder is unreadable as well
+        except ValidationError as again:  # a column that contradicts a placeholder is unreadable as well
             contradicted = {str(each["loc"][0]) for each in again.errors() if each["loc"]}
             kept = {name: given[name] for name in given if name in _NAMING and name not in contradicted}
             return cls.model_validate({**cls._placeholders(), **kept, "unreadable": reason})
@@ -58,12 +60,12 @@ class Row(BaseModel):
 
 
 def parses(kind: type[BaseModel]) -> Callable[[Any], Any]:
-    """A validator that leaves JSON as it is when `kind` takes it; its refusal names fields, and no value."""
+    """Make a validator that leaves JSON unchanged if `kind` accepts it; its error names fields, and no values."""
     return parses_by(kind.model_validate)
 
 
 def parses_by(parse: Callable[[Any], object]) -> Callable[[Any], Any]:
-    """The same for whatever parses it with pydantic."""
+    """Make a validator that leaves JSON unchanged if a function accepts it, which parses it with pydantic."""
 
     def check(value: Any) -> Any:
         try:

@@ -22,32 +22,32 @@ _JOINABLE = (Status.QUEUED.value, Status.RUNNING.value)
 
 
 def content_sha256(config: Task, *extras: Mapping[str, Any] | None) -> str:
-    """Hash of everything that decides what a job will do; `extras` count where there are any."""
+    """Hash everything that decides what a job will do; `extras` are included if there are any."""
     parts = [config.model_dump(mode="json"), *(dict(extra) for extra in extras if extra)]
     text = json.dumps(parts if len(parts) > 1 else parts[0], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def clean_text(text: str, max_characters: int | None = None) -> str:
-    """Text that both databases store and compare: PostgreSQL has no NUL and no half of a surrogate pair."""
+    """Clean text so that both databases store and compare it: PostgreSQL has no NUL and no half of a surrogate pair."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")[:max_characters]
 
 
 def find(
     session: Session, job_id: str, *, owner: str | None = None, token: int | None = None, lock: bool = False
 ) -> JobRow:
-    """The row of a job.
+    """Find the row of a job.
 
     Args:
         session: The caller's transaction.
-        job_id: Which job.
-        owner: Whose job it must be; None: anybody's.
+        job_id: Id of the job.
+        owner: Required owner of the job; None: any owner.
         token: The caller's fencing token; None: not checked.
-        lock: Keep other writers off the row until the end of the transaction. Whoever writes an event takes this lock,
-            so that events of one job become visible in the order of their ids.
+        lock: Whether to lock the row for other writers until the end of the transaction. A writer of an event takes
+            this lock, so that events of one job become visible in the order of their ids.
 
     Raises:
-        NotFoundError: No such job, or another owner's; the message is the same.
+        NotFoundError: The job does not exist, or belongs to another owner; the message is the same.
         LeaseLostError: The job's lease has another token by now.
     """
     query = select(JobRow).where(JobRow.id == clean_text(job_id))
@@ -68,16 +68,16 @@ def find(
 
 
 def set_need(row: JobRow, need: Need) -> None:
-    """Write what a job asks the cluster for into its row."""
+    """Store the capacity that a job needs of the cluster in its row."""
     row.cpus, row.gpus = need.at_once.cpus, need.at_once.gpus
     row.node_cpus, row.node_gpus = need.of_one_node.cpus, need.of_one_node.gpus
 
 
 def status_of(row: JobRow) -> Status:
-    """A job's status.
+    """Return a job's status.
 
     Raises:
-        ArtifactCorruptError: The row has one that there is not.
+        ArtifactCorruptError: The row has an unknown status.
     """
     try:
         return Status(row.status)
@@ -88,33 +88,35 @@ def status_of(row: JobRow) -> Status:
 
 
 def same_content(session: Session, owner: str, digest: str) -> JobRow | None:
-    """The owner's newest live job with this content, if any."""
+    """Return the owner's newest live job with this content, if any."""
     equal = select(JobRow).where(JobRow.owner == owner, JobRow.content_sha256 == digest, JobRow.origin == "api")
-    # Few rows, sorted here: asked to sort them, SQLite walks all of the owner's jobs along their order instead.
+    # These are few rows, so they are sorted here: an ORDER BY would make SQLite scan all of the owner's jobs in order.
     found = session.scalars(equal.where(JobRow.status.in_(_JOINABLE))).all()
     return max(found, key=lambda row: row.seq, default=None)
 
 
 def is_of(kind: JobKind) -> ColumnElement[bool]:
-    """Condition on a job of one kind; what is of no kind that there is counts as an adaptation, as it is read."""
+    """Make the condition on a job of one kind; a row of an unknown kind counts as an adaptation, as it is read."""
     if kind is not JobKind.ADAPT:
         return JobRow.kind == kind.value
     return JobRow.kind.not_in([each.value for each in JobKind if each is not kind])
 
 
 def has_label(key: str, value: str, backend: str) -> ColumnElement[bool]:
-    """Condition on `metadata[key] = value`; keys are free text, so they are compared and never part of a JSON path."""
+    """Make the condition `metadata[key] = value`; keys are free text, so they are compared and never part of a JSON
+    path.
+    """
     if backend == "sqlite":
         is_object, unpack = func.json_valid(JobRow.labels) == 1, func.json_each
     else:
         is_object, unpack = func.json_typeof(JobRow.labels) == "object", func.json_each_text
-    # One row whose labels are no object must not end the query of everybody else's.
+    # One row whose labels are no object must not end the queries of other owners.
     pairs = unpack(case((is_object, JobRow.labels), else_=literal_column("'{}'"))).table_valued("key", "value")
     return select(pairs.c.key).where(pairs.c.key == clean_text(key), pairs.c.value == clean_text(value)).exists()
 
 
 def insert(session: Session, job_id: str, config: Task, origin: Origin, digest: str, now: int) -> JobRow:
-    """A new queued row with the store's defaults; the caller changes what differs."""
+    """Insert a new queued row with the store's defaults; the caller changes what differs."""
     row = JobRow(
         id=job_id,
         kind=kind_of(config).value,
@@ -141,7 +143,7 @@ def add_event(
     level: str = "info",
     stage: str | None = None,
 ) -> EventRow:
-    """One event of a job, in the transaction of what it tells about."""
+    """Add an event of a job, in the transaction of the change that it reports."""
     if row.seq is None:
         session.flush()  # the event's foreign key needs the job's row
     event = EventRow(

@@ -1,7 +1,7 @@
-"""Bringing a database to this version's schema, by the revisions under `migrations/versions`.
+"""Migration of a database to this version's schema, by the revisions under `migrations/versions`.
 
-Runs whenever a store is opened, in one transaction under a lock: processes that start together do it once, and one that
-is killed in the middle leaves the old schema.
+It runs whenever a store is opened, in one transaction under a lock: of processes that start together one does it, and
+one that is killed in the middle leaves the old schema.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, inspect
 from eda_service.errors import ConflictError
 from eda_service.jobstore.locks import Space, lock
 
-FIRST = "0001"  # what `create_all` built before there were revisions
+FIRST = "0001"  # built by `create_all` before there were revisions
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ONE_AT_A_TIME = threading.Lock()  # Alembic keeps its context in module globals
 
@@ -42,7 +42,7 @@ def upgrade(engine: Engine) -> None:
 
 
 def alembic_config(connection: Connection) -> Config:
-    """Alembic's settings, for work inside `connection`'s transaction."""
+    """Make Alembic's settings, for work inside `connection`'s transaction."""
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")

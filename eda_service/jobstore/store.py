@@ -17,9 +17,9 @@ from eda_service.jobstore.files import FileStore
 from eda_service.jobstore.jobs.adoption import Adoption
 from eda_service.jobstore.jobs.eventlog import EventLog
 from eda_service.jobstore.jobs.leases import Leases
+from eda_service.jobstore.jobs.queue import JobQueue
 from eda_service.jobstore.keys import KeyStore
 from eda_service.jobstore.outbox import Outbox
-from eda_service.jobstore.queue import JobQueue
 from eda_service.jobstore.vault import Vault
 
 
@@ -32,14 +32,14 @@ class JobStore:
         vault: Keeps the secrets of webhooks; None: this process stores and reads none.
 
     Attributes:
-        database: What the parts share.
+        database: The database that the parts share.
         jobs: The queue: jobs of every kind, and their states.
-        leases: Which job runs next, and which process looks after it.
+        leases: The claims of processes on jobs that run.
         adoption: Jobs that were found in run directories or in Ray.
-        events: What happened to jobs.
+        events: The events of jobs.
         outbox: Webhooks that wait to be sent.
         keys: API keys.
-        deployments: What is served under which name, and every revision of it.
+        deployments: Deployments and their revisions.
         drifts: Deployments whose acceptance has fallen.
         loads: How often the start of a deployment has failed.
         files: Uploaded files.

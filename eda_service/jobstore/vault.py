@@ -1,7 +1,8 @@
-"""Secrets at rest: what the database holds of them is sealed under keys that are not in the database.
+"""Secrets at rest: the database stores them sealed, under keys that are not in the database.
 
-Fernet (https://github.com/fernet/spec): AES-128-CBC and HMAC-SHA256, so a sealed text that was changed does not open.
-The first key seals, every key opens: a new one is put in front of the old, which stays for what it has sealed.
+Fernet (https://github.com/fernet/spec) uses AES-128-CBC and HMAC-SHA256, so a sealed text that was changed does not
+open. The first key seals, every key opens: a new key is put in front of the old one, which stays for the texts it has
+sealed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _PREFIX = "fernet:"
 
 
 class SealedSecretError(EdaError):
-    """A secret that the keys of this process do not open."""
+    """A secret cannot be opened with the keys of this process."""
 
     code = "artifact_corrupt"
 
@@ -26,13 +27,13 @@ class Vault(Protocol):
     """Seals and opens texts."""
 
     def seal(self, text: str) -> str:
-        """The text as it may lie in a database."""
+        """Seal a text for storage in a database."""
 
     def open(self, text: str) -> str:
-        """The text that was sealed.
+        """Open a sealed text.
 
         Raises:
-            SealedSecretError: None of the keys opens it.
+            SealedSecretError: No key opens the text.
         """
 
 
@@ -40,10 +41,10 @@ class FernetVault:
     """A vault of one or more keys.
 
     Args:
-        keys: Each 32 bytes in URL-safe base64, as `new_key` makes them; the first one seals.
+        keys: Keys, each 32 bytes in URL-safe base64, as `new_key` makes them; the first one seals.
 
     Raises:
-        InputError: There is none, or one that is no such key.
+        InputError: The list is empty, or a key is not valid.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
@@ -59,14 +60,14 @@ class FernetVault:
         self._keys = MultiFernet(found)
 
     def seal(self, text: str) -> str:
-        """The text under the first key, with a prefix that says so."""
+        """Seal a text under the first key, with a prefix that marks it."""
         return _PREFIX + self._keys.encrypt(text.encode("utf-8")).decode("ascii")
 
     def open(self, text: str) -> str:
-        """The text that was sealed under any of the keys.
+        """Open a text that was sealed under any of the keys.
 
         Raises:
-            SealedSecretError: None of them opens it.
+            SealedSecretError: No key opens the text.
         """
         try:
             return self._keys.decrypt(text.removeprefix(_PREFIX).encode("utf-8")).decode("utf-8")
@@ -78,10 +79,10 @@ class FernetVault:
 
 
 def require_vault(vault: Vault | None) -> Vault:
-    """The vault of a store that has one.
+    """Return the vault of a store.
 
     Raises:
-        InputError: It has none.
+        InputError: The store has no vault.
     """
     if vault is None:
         raise InputError("this process has no keys for secrets, so it stores none", param="webhook.secret")
@@ -89,10 +90,10 @@ def require_vault(vault: Vault | None) -> Vault:
 
 
 def is_sealed(text: str) -> bool:
-    """Whether a text is a sealed one; what was stored by versions before is not."""
+    """Whether a text is sealed; texts stored by earlier versions are not."""
     return text.startswith(_PREFIX)
 
 
 def new_key() -> str:
-    """A key."""
+    """Make a key."""
     return Fernet.generate_key().decode("ascii")

@@ -1,4 +1,4 @@
-"""A job from first to last stage: run what has no valid record, skip what has one, end with a result.
+"""The driver of a job: it runs each stage without a valid record, skips the others, and ends with a result.
 
 adaptation: validate -> generate -> select -> train -> evaluate -> publish
 """
@@ -30,22 +30,22 @@ from eda_service.storage.runs.run import RunDir
 logger = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 30.0
-"""How long a driver waits for the one before it to end."""
+"""Longest wait in seconds for an earlier driver to end."""
 
 ADAPTING: tuple[StageRunner[Any], ...] = (VALIDATE, GENERATE, SELECT, TRAIN, EVALUATE, PUBLISH)
 """The stages of an adaptation, in their order."""
 
 
 def runner_of(stage: Stage) -> StageRunner[Any]:
-    """A stage of an adaptation, by its name."""
+    """Return a stage of an adaptation by its name."""
     return next(runner for runner in ADAPTING if runner.record.STAGE is stage)
 
 
 def run_pipeline(run: RunDir, config: AdaptConfig) -> PackManifest:
-    """All stages of an adaptation in order, ending with `result.json`.
+    """Run all stages of an adaptation in order, ending with `result.json`.
 
     Raises:
-        EdaError: The first stage that failed; `result.json` then carries its code.
+        EdaError: A stage failed; `result.json` then carries its code.
     """
 
     def ended(manifest: PackManifest) -> None:
@@ -64,18 +64,18 @@ def drive(
     *,
     connects: bool = False,
 ) -> RecordT:
-    """All stages of a job in order, as the only driver of its run directory.
+    """Run all stages of a job in order, as the only driver of its run directory.
 
     Args:
         run: The job's run directory.
-        config: What to do.
-        stages: In their order.
-        last: Class of the last one's record.
-        ended: Told of that record; writes `result.json`.
-        connects: Join Ray before the first stage; else a stage that needs Ray does.
+        config: Config of the job.
+        stages: Stages in their order.
+        last: Class of the last stage's record.
+        ended: Function that receives that record and writes `result.json`.
+        connects: Whether to connect to Ray before the first stage; otherwise a stage that needs Ray does.
 
     Raises:
-        EdaError: The first stage that failed; `result.json` then carries its code.
+        EdaError: A stage failed; `result.json` then carries its code.
     """
     with run.driver_lock(timeout_s=LOCK_TIMEOUT_S):
         run.clear_result()
@@ -93,7 +93,7 @@ def drive(
                         run.share_log(stage)
         except Exception as error:
             if not isinstance(error, EdaError) and not is_disk_full(error):
-                raise  # a driver that is gone without a word is tried again
+                raise  # a driver that ended without a result is tried again
             failure = own_error(error)
             run.release()
             with suppress(OSError):
@@ -108,8 +108,8 @@ def drive(
 
 @contextmanager
 def stage_log(path: Path) -> Iterator[None]:
-    """Keep what the driver logs during a stage in the stage's own file, an error's traceback included: it is there
-    when Ray has forgotten the job.
+    """Write the driver's log of a stage, with an error's traceback, to the stage's own file, where it remains when Ray
+    has forgotten the job.
     """
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))

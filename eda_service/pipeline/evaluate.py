@@ -1,5 +1,5 @@
-"""Stage evaluate: the base draft, the adapted draft and the packs that it has to beat, against the same target, on the
-same prompts, in the same engine, in one Ray task.
+"""Stage evaluate: the base draft, the adapted draft and the packs to compare with, against the same target, on the same
+prompts, in the same engine, in one Ray task.
 """
 
 from __future__ import annotations
@@ -156,11 +156,11 @@ class EvaluationRun:
         self._step = self._total = 0
 
     def measure(self, rivals: Rivals, fingerprint: TargetFingerprint) -> Measurements:
-        """Everything the report needs.
+        """Measure all numbers of the report.
 
         Args:
             rivals: Published packs to measure beside the job's own.
-            fingerprint: Of the target, as it was validated.
+            fingerprint: Fingerprint of the target, as it was validated.
         """
         loaded = load_rivals(rivals, self.target, fingerprint)
         self.bench.drafts |= {PREFIX + pack: draft for pack, draft in loaded.drafts.items()}
@@ -191,7 +191,7 @@ class EvaluationRun:
     def _fixed(
         self, owner: str, fingerprint: TargetFingerprint, acceptance: Sequence[AcceptanceRow]
     ) -> FixedScores | None:
-        """The champion's scale; a job whose own numbers are there does not fail for it."""
+        """Measure on the fixed evaluation; the job's own numbers exist, so an error here does not fail the job."""
         first = self.config.evaluation.temperatures[0]
         measured = {
             row.draft.removeprefix(PREFIX): row.acceptance_length for row in acceptance if row.temperature == first

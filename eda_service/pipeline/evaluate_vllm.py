@@ -1,9 +1,9 @@
-"""Stage evaluate where vLLM runs the target: each engine in a Ray task and a process of its own, one after the other.
+"""Stage evaluate if vLLM runs the target: each engine in a Ray task and a process of its own, one after the other.
 
-Base draft, adapted draft and the packs that it has to beat are exported as vLLM loads them, and vLLM counts what it
-accepts. Then the target answers without a draft: its answers are what the adapted draft must have written, and with its
-states every pack is held against the fixed evaluation (`replay`), always in this way, so that numbers of different days
-stand beside each other.
+Base draft, adapted draft and the packs to compare with are exported as vLLM loads them, and vLLM counts accepted
+tokens. Then the target answers without a draft: the adapted draft's answers must be equal, and with the target's states
+every pack is measured on the fixed evaluation (`replay`), always in this way, so that numbers of different days can be
+compared.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ Inputs = Mapping[Stage, Sequence[FileEntry]]
 
 @dataclass(frozen=True)
 class DraftRun:
-    """What vLLM did with one draft.
+    """The results of vLLM with one draft.
 
     Attributes:
-        acceptance: A row for each temperature.
+        acceptance: One row for each temperature.
         greedy: Answers at T=0, by prompt.
         rates: Tokens per second of each repeat, one request at a time, by temperature.
     """
@@ -68,7 +68,7 @@ class DraftRun:
 
 @dataclass(frozen=True)
 class Plain:
-    """What the target did without a draft, and what drafts would have had accepted on the fixed evaluation."""
+    """The results of the target without a draft, and the drafts' acceptance by replay on the fixed evaluation."""
 
     rates: dict[float, list[float]]
     lossless: LosslessCheck
@@ -80,14 +80,14 @@ class Plain:
 def measure_with_vllm(
     run: RunDir, config: AdaptConfig, inputs: Inputs, rivals: Rivals, fingerprint: TargetFingerprint
 ) -> Measurements:
-    """Everything the report needs.
+    """Measure all numbers of the report.
 
     Args:
-        run: The job.
-        config: Its config.
+        run: Run directory of the job.
+        config: Config of the job.
         inputs: Files of earlier stages.
         rivals: Published packs to measure beside the job's own.
-        fingerprint: Of the target, as it was validated.
+        fingerprint: Fingerprint of the target, as it was validated.
     """
     placement = placements(config, EngineKind.VLLM)[Stage.EVALUATE]
     drafted: dict[str, DraftRun] = {}
@@ -145,7 +145,7 @@ def _drafted(
     """Decode and time with one draft inside vLLM; the process ends with the task, and vLLM with it.
 
     Returns:
-        What it did; or of a rival that cannot be loaded, why.
+        The results; for a rival that cannot be loaded, the reason.
     """
     run = _fetched(run_root, config, inputs)
     with tempfile.TemporaryDirectory(prefix="eda-export-") as scratch, ends_with_engine():
@@ -231,14 +231,16 @@ def _plain(
 
 
 def temperatures_of(settings: EvalConfig) -> tuple[float, ...]:
-    """Those at which vLLM is measured: its CPU build (0.32) does not keep the target's law above T=0 with a draft."""
+    """Return the temperatures measured in vLLM; its CPU build (0.32) changes the target's distribution above T=0 with a
+    draft.
+    """
     if torch.cuda.is_available():
         return settings.temperatures
     return tuple(each for each in settings.temperatures if each == 0) or (0.0,)
 
 
 def row_of(name: str, temperature: float, counts: DraftCounts) -> AcceptanceRow:
-    """vLLM's counters as a row."""
+    """Make a row from vLLM's counters."""
     rounds, accepted = max(1, counts.num_rounds), sum(counts.num_accepted)
     chain = len(counts.num_accepted)
     return AcceptanceRow(
@@ -262,10 +264,10 @@ def _fetched(run_root: Path, config: AdaptConfig, inputs: Inputs) -> RunDir:
 
 
 def _source(run: RunDir, config: AdaptConfig, name: str, fingerprint: TargetFingerprint) -> Source:
-    """A draft of this job, or a published pack.
+    """Find a draft of this job, or a published pack.
 
     Raises:
-        EdaError: A pack that is not there, is damaged, or was made for another target.
+        EdaError: The pack does not exist, is damaged, or was made for another target.
     """
     if name.startswith(PREFIX):
         found = find_source(name.removeprefix(PREFIX))
@@ -288,7 +290,7 @@ def _source(run: RunDir, config: AdaptConfig, name: str, fingerprint: TargetFing
 
 
 def _export(source: Source, config: AdaptConfig, ends: TargetEnds, directory: Path) -> VllmDraft:
-    """A draft as vLLM loads it, gate and all."""
+    """Export a draft as vLLM loads it, with its gate."""
     request = ExportRequest(source.reference, Destination.VLLM, ExportForm.PLUGIN, directory)
     made = export_source(request, source, ends)
     return VllmDraft(directory, made.eda_config.vllm_method, config.evaluation.num_draft_tokens)
@@ -320,7 +322,7 @@ def _decode(
 def _transcripts(
     prompts: Sequence[Sequence[int]], answers: Sequence[Answer], layers: Sequence[int], loaded: LoadedDraft
 ) -> list[Transcript]:
-    """Answers with what one draft reads of the layers that were kept."""
+    """Make transcripts: answers with the states that one draft reads, from the layers that were kept."""
     wanted = loaded.draft.config.captures
     texts = []
     for ids, answer in zip(prompts, answers, strict=True):
@@ -335,7 +337,9 @@ def _transcripts(
 
 
 def _rates(engine: VllmEngine, prompts: Sequence[Sequence[int]], config: AdaptConfig) -> dict[float, list[float]]:
-    """Tokens per second, one request at a time, of each repeat; the first prompt once before, for what is compiled."""
+    """Measure tokens per second, one request at a time, of each repeat; a first run of one prompt
+    triggers compilation.
+    """
     settings = config.evaluation
     timed = prompts[: settings.num_timed_prompts]
     rates: dict[float, list[float]] = {}

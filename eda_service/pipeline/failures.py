@@ -1,4 +1,4 @@
-"""Errors of our tree for whatever a stage raises."""
+"""Conversion of the exceptions of a stage into errors of our tree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eda_service.storage.files import is_disk_full
 
 
 def own_error(error: BaseException) -> EdaError:
-    """Our error for whatever a stage raised: itself, the cause inside a Ray error, or a coded wrapper."""
+    """Return our error for an exception of a stage: itself, the cause inside a Ray error, or a coded wrapper."""
     if isinstance(error, TrainingFailedError):
         return _training_error(error)
     cause = error.cause if isinstance(error, RayTaskError) else error
@@ -34,7 +34,7 @@ def own_error(error: BaseException) -> EdaError:
 
 
 def _training_error(error: TrainingFailedError) -> EdaError:
-    """The first error of our tree behind a worker group's failure, else a lost worker."""
+    """Return the first error of our tree behind a worker group's failure, else a lost worker."""
     from torch import OutOfMemoryError as DeviceOutOfMemoryError
 
     failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
@@ -54,7 +54,7 @@ def _training_error(error: TrainingFailedError) -> EdaError:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what caused it, each with the error that Ray wraps in it."""
+    """Yield an error and its causes, each followed by the error that Ray wraps in it."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause

@@ -1,8 +1,8 @@
 """Stage generate: Ray Data runs self-generation over deterministic shards, resumable shard by shard.
 
 Directory: prepare.json, prompts.jsonl, heldout.jsonl, target_io.safetensors, reference.safetensors, shard-*.{tokens,
-features}.safetensors, shard-*.json, record.json. With storage by URL each machine has the files that it wrote or asked
-for; what prepare.json and the shards' results name is on storage.
+features}.safetensors, shard-*.json, record.json. With storage by URL each machine has the files that it wrote or
+fetched; the files named in prepare.json and the shards' results are on storage.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def run_generate(run: RunDir, config: AdaptConfig, draft: DraftConfig | None = N
     """Generate, score and describe the self-generated set.
 
     Args:
-        run: The job.
-        config: Its config.
-        draft: Shape of the draft that reads the states; None: the base draft's.
+        run: Run directory of the job.
+        config: Config of the job.
+        draft: Config of the draft that reads the states; None: the base draft's.
 
     Raises:
-        BaseDraftMissingError: There is no such base draft.
-        DatasetInvalidError: More prompts failed than `selfgen.max_error_fraction` allows.
+        BaseDraftMissingError: The base draft does not exist.
+        DatasetInvalidError: The fraction of failed prompts is above `selfgen.max_error_fraction`.
     """
     directory = run.stage_dir(Stage.GENERATE)
     shape = draft or draft_config(config.base_draft)
@@ -82,8 +82,8 @@ def fields_of(config: AdaptConfig, directory: Path, shards: Sequence[str], prepa
     """Describe the finished shards of a generate stage.
 
     Raises:
-        DatasetInvalidError: More prompts failed than `selfgen.max_error_fraction` allows.
-        ArtifactCorruptError: A shard is not there.
+        DatasetInvalidError: The fraction of failed prompts is above `selfgen.max_error_fraction`.
+        ArtifactCorruptError: A shard is missing.
     """
     finished = ShardResults(RunDir(directory.parent)).finished(shards)
     missing = [shard for shard in shards if shard not in finished]
@@ -120,7 +120,9 @@ def fields_of(config: AdaptConfig, directory: Path, shards: Sequence[str], prepa
 
 
 def prepared_files(directory: Path, prepared: Prepared) -> dict[str, FileEntry]:
-    """What preparation wrote, by name: as it says itself on storage, else as it lies in the directory."""
+    """Return the files that preparation wrote, by name: as it lists them on storage, else as they are in
+    the directory.
+    """
     entries = prepared.files
     if entries is None:
         entries = tuple(file_entry(directory, path) for path in _written(directory))
@@ -128,12 +130,12 @@ def prepared_files(directory: Path, prepared: Prepared) -> dict[str, FileEntry]:
 
 
 def _written(directory: Path) -> list[Path]:
-    """The files of preparation that there are."""
+    """List the existing files of preparation."""
     paths = (directory / name for name in (PROMPTS_FILE, HELDOUT_FILE, IO_FILE, REFERENCE_FILE))
     return [path for path in paths if path.exists()]
 
 
-@ray.remote(max_retries=2, max_calls=1)  # what it holds is given back before the actors load theirs
+@ray.remote(max_retries=2, max_calls=1)  # its resources are released before the actors load their targets
 def _prepare(
     settings: AdaptConfig, directory: Path, kind: EngineKind, captures: Sequence[int], with_reference: bool
 ) -> Prepared:
@@ -149,21 +151,21 @@ def prepare(
     captures: Sequence[int] = (),
     with_reference: bool,
 ) -> Prepared:
-    """What has to exist before shards are generated, made unless it is there."""
+    """Make the files that must exist before shards are generated, unless they exist."""
     done = run.read(Prepared)
     if done is not None:
         return done
     directory = run.stage_dir(Stage.GENERATE)
     with ends_with_engine():
         made = prepare_generation(config, directory, kind=kind, captures=captures, with_reference=with_reference)
-    # Hashed one by one as they are asked for: where nothing is uploaded, none is.
+    # Hashed one by one when they are needed; if nothing is uploaded, none is.
     files = run.store.upload(Stage.GENERATE, (file_entry(directory, path) for path in _written(directory)))
     return run.settle(made.model_copy(update={"files": files}))
 
 
 def shards_of(directory: Path, config: SelfGenConfig) -> list[dict[str, str]]:
-    """Shard descriptions; which prompt lands where depends on nothing but the prompt file and the config. A prompt that
-    is answered several times comes once in each pass over the file, from the second on as `<id>#2` and so on.
+    """Describe the shards; the shard of a prompt depends only on the prompt file and the config. A prompt that is
+    answered several times comes once in each pass over the file, from the second on as `<id>#2` and so on.
     """
     prompts = read_prompt_file(directory / PROMPTS_FILE)
     asked = [
@@ -181,7 +183,7 @@ def shards_of(directory: Path, config: SelfGenConfig) -> list[dict[str, str]]:
 
 
 def _write_shards(run: RunDir, config: AdaptConfig, shards: list[dict[str, str]], writer: WriterSettings) -> None:
-    """Run the actor pool over the shards that are not there yet, reporting each as it comes."""
+    """Run the actor pool over the missing shards, and report each as it finishes."""
     results = ShardResults(run)
     finished = results.finished([shard["shard"] for shard in shards])
     todo = [shard for shard in shards if shard["shard"] not in finished]

@@ -1,6 +1,6 @@
-"""The Ray Data actor that self-generates: one engine over the target, one shard a call, scored in the same pass.
+"""The Ray Data actor of self-generation: one engine over the target, one shard per call, scored in the same pass.
 
-A shard that has a result with matching files is left as it is: that makes a re-run after a crash cheap and exact.
+A shard that has a result with matching files is not repeated: a re-run after a crash is cheap and exact.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ from eda_service.storage.samples.shards import Sample, write_shard
 
 @dataclass(frozen=True)
 class WriterSettings:
-    """What an actor is made with.
+    """The settings of an actor.
 
     Attributes:
-        config: The job's config.
-        directory: Where shards go: the run's generate directory.
-        kind: Who runs the target.
-        reference: Where the selector was fitted, its file, which this machine has to have; empty: samples stay unscored
-            (pretraining data).
-        captures: Layers that the draft reads; none: what the target's head reads. Scores are of the latter always.
-        start_from: Base draft whose first step is kept instead of the layers, because training leaves it as it is.
+        config: Config of the job.
+        directory: Generate directory of the run, for the shards.
+        kind: Engine that runs the target.
+        reference: File of the fitted selector, which this machine must have; empty: samples stay unscored (pretraining
+            data).
+        captures: Layers that the draft reads; empty: the inputs of the target's head. Scores always use the latter.
+        start_from: Base draft whose start states are kept instead of the layers, because training leaves that part
+            unchanged.
     """
 
     config: AdaptConfig
@@ -55,7 +56,7 @@ class WriterSettings:
 
 
 class ShardWriter:
-    """Has the target answer, scores and writes shards."""
+    """Lets the target answer, scores the samples and writes shards."""
 
     def __init__(self, settings: WriterSettings) -> None:
         from eda_service.raycluster.resources import limit_threads
@@ -71,11 +72,11 @@ class ShardWriter:
         self.engine = open_engine(self.config, settings.kind, captures=settings.captures)
         self.start = None
         if settings.start_from is not None:
-            # A bound method keeps its draft, and this one has weights for nothing else.
+            # The bound method keeps this draft alive, which has weights only for its start.
             self.start = load_first_step(find_draft(settings.start_from), target=self.engine.ends).start
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Ray Data batch of shards {"shard", "prompts" (JSON)} to {"shard", "result" (JSON)}: no tensors."""
+        """Map a Ray Data batch of shards {"shard", "prompts" (JSON)} to {"shard", "result" (JSON)}, without tensors."""
         found = []
         for name, prompts_json in zip(batch["shard"], batch["prompts"], strict=True):
             result = self.results.read(str(name))
@@ -117,7 +118,7 @@ class ShardWriter:
 
 
 def score_samples(shard: str, samples: Sequence[Sample], scorer: Scorer | None) -> list[SampleScore]:
-    """Eqs. 13-14 on states that are in memory anyway; without a scorer every value is 0."""
+    """Compute Eqs. 13-14 on states in memory; without a scorer every value is 0."""
     scores = []
     for row, sample in enumerate(samples):
         value = 0.0

@@ -1,4 +1,4 @@
-"""The held-out prompts of a job, as its target gets them."""
+"""The held-out prompts of a job, rendered for its target."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class HeldOut:
 
 
 def held_out(run: RunDir, config: AdaptConfig, tokenizer: Any) -> HeldOut:
-    """The first `evaluation.num_prompts` that the target's template takes and that are short enough."""
+    """Return the first `evaluation.num_prompts` prompts that the target's template accepts and that are
+    short enough.
+    """
     prompts = read_prompt_file(run.stage_dir(Stage.GENERATE) / HELDOUT_FILE)
     rendered, refused = render_all(tokenizer, prompts)
     if refused:

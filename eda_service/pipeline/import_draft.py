@@ -1,10 +1,10 @@
-"""Import of a draft that was made elsewhere: read -> check -> publish.
+"""The import of a draft that was made elsewhere: read -> check -> publish.
 
-read      the source's files in their dialect, held against the base target's config, staged as they will be registered
+read      the source's files in their dialect, checked against the base target's config, staged for the registry
 check     agreement with the base target on answers of its own, under the declared fields and likely misreadings
 publish   `name@next number` in the registry, whole and once
 
-Nothing is registered before the last step; a version is reserved there, under the job's id, as a pack's is.
+Nothing is registered before the last step; it reserves a version under the job's id, as for a pack.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ _STAGED, _SCRATCH = "draft", "scratch"
 
 
 def import_draft(run: RunDir, config: ImportConfig) -> RegisterRecord:
-    """All stages of an import in order, ending with `result.json`.
+    """Run all stages of an import in order, ending with `result.json`.
 
     Raises:
-        EdaError: The first stage that failed; `result.json` then carries its code.
+        EdaError: A stage failed; `result.json` then carries its code.
     """
 
     def ended(record: RegisterRecord) -> None:
@@ -79,9 +79,9 @@ def run_read(run: RunDir, config: ImportConfig) -> ReadFields:
     """Read the source and stage the draft.
 
     Raises:
-        DraftSourceMissingError, DraftIncompatibleError, UnsafeCheckpointError: The source.
-        TargetNotFoundError, TargetIncompatibleError: The base target.
-        InsufficientStorageError: The source, which is not fetched then, or its staged copy finds no room.
+        DraftSourceMissingError, DraftIncompatibleError, UnsafeCheckpointError: The source cannot be used.
+        TargetNotFoundError, TargetIncompatibleError: The base target cannot be used.
+        InsufficientStorageError: The source, which is not fetched then, or its staged copy does not fit on the disk.
         ArtifactCorruptError: The files were changed while they were read.
     """
     run.progress(Stage.READ, step=0, total_steps=1)
@@ -121,14 +121,15 @@ def stage_source(
     """Read the draft in a directory, and write it as a base draft.
 
     Args:
-        directory: The source.
-        base: The model that it is for.
-        staging: Empty; gets `config.json`, `draft.safetensors` and what handing it back needs.
-        overrides: Fields of the draft's shape that are set by hand.
-        scratch: Empty; for what is converted.
+        directory: Directory of the source.
+        base: Base target of the draft.
+        staging: Empty directory; gets `config.json`, `draft.safetensors` and the files needed to export it unchanged.
+        overrides: Fields of the draft's config that the user has set.
+        scratch: Empty directory for converted files.
 
     Raises:
-        DraftIncompatibleError, UnsafeCheckpointError, InputError: The source, or an override.
+        DraftIncompatibleError, UnsafeCheckpointError, InputError: The source or an override cannot
+            be used.
     """
     config = base.config
     target = BaseTarget(
@@ -143,10 +144,10 @@ def stage_source(
 
 
 def run_check(run: RunDir, config: ImportConfig) -> CheckFields:
-    """Measure the staged draft where its target's weights are here, else say why not.
+    """Measure the staged draft if its target's weights are on this machine, else record why not.
 
     Raises:
-        InputError: `use_gpu`, and a Ray of this process's own has none.
+        InputError: The config has `use_gpu`, and Ray is private to this process and has no GPU.
     """
     read = run.require(ReadRecord)
     run.progress(Stage.CHECK, step=0, total_steps=1)
@@ -169,17 +170,17 @@ def run_check(run: RunDir, config: ImportConfig) -> CheckFields:
 
 
 def run_register(run: RunDir, config: ImportConfig) -> RegisterFields:
-    """Register the staged draft as the next version of its name; the same one when it is asked again.
+    """Register the staged draft as the next version of its name; a repeated call returns the same version.
 
     Raises:
-        ConflictError: Something else was registered under the number that was reserved for it.
+        ConflictError: Another draft was registered under the number that was reserved for it.
     """
     run.progress(Stage.PUBLISH, step=0, total_steps=1)
     read, checked = run.require(ReadRecord), run.require(CheckRecord)
     name = config.draft_name
     check = checked.check
     if checked.inputs != {entry.path: entry.sha256 for entry in read.files}:
-        check = run_check(run, config).check  # the other was of files that have been read again since
+        check = run_check(run, config).check  # the other one has files that have been read again since
     version = reserve_draft(name, run.job_id)
     manifest = _manifest(config, read, check, version)
     if not has_draft(name, version):
@@ -240,7 +241,7 @@ def _metrics(check: DraftCheck) -> dict[str, float]:
 
 
 def _require_room(directory: Path, source: Path) -> None:
-    """The staged draft is as large as its source; what is converted from pickles lies beside it for a while."""
+    """Check the disk space: the staged draft is as large as its source, and converted files need space for a while."""
     sizes = [path.stat().st_size for path in source.iterdir() if path.suffix in {".safetensors", ".bin"}]
     require_free_bytes(directory, 2 * sum(sizes), param="source")
 
@@ -252,7 +253,7 @@ def _empty(directory: Path) -> Path:
 
 
 def _place(source: Path, destination: Path) -> None:
-    """A second name for a file that nobody writes any more; a copy where the two places are on different disks."""
+    """Link a finished file to a second name; copy it if the two places are on different disks."""
     try:
         os.link(source, destination)
     except OSError:
@@ -287,7 +288,7 @@ def _check(run_root: Path, config: ImportConfig, read: ReadRecord) -> DraftCheck
     limit_threads(config.threads)
     run = RunDir(run_root)
     run.store.fetch(Stage.READ, read.files)
-    # At the commit that the draft was read for; another machine than that which read it may not have it.
+    # At the commit that the draft was read for; this may be another machine than the one that read it.
     spec = config.target.model_copy(update={"revision": read.target.revision})
     if find_base(spec).resolved is None:
         return DraftCheck(skipped=f"the weights of {read.target.model} are not on the machine that was to measure it")
@@ -296,7 +297,7 @@ def _check(run_root: Path, config: ImportConfig, read: ReadRecord) -> DraftCheck
 
 
 def _forget_staged(run: RunDir) -> None:
-    """The registry has them now."""
+    """Delete the staged files, which the registry has now."""
     read: Any = run.read_record(ReadRecord, Stage.READ, verify=False)
     if read is not None:
         run.store.forget(Stage.READ, read.files)

@@ -48,14 +48,14 @@ from eda_service.targets.loader import load_target
 from eda_service.task_records import MeasureFields, MeasureRecord
 
 _USUAL = SelfGenConfig()
-"""A measurement takes an adaptation's defaults where it has no setting of its own."""
+"""Defaults of an adaptation, for settings that a measurement does not have."""
 
 
 def measure(run: RunDir, config: MeasureConfig) -> MeasureRecord:
-    """The one stage of a measurement, ending with `result.json`.
+    """Run the one stage of a measurement, ending with `result.json`.
 
     Raises:
-        EdaError: What failed; `result.json` then carries its code.
+        EdaError: The stage failed; `result.json` then carries its code.
     """
 
     def ended(record: MeasureRecord) -> None:
@@ -70,9 +70,9 @@ def run_measure(run: RunDir, config: MeasureConfig) -> MeasureFields:
     """Check that draft, pack and target fit, and measure.
 
     Raises:
-        BaseDraftMissingError, NotFoundError: The draft or the pack.
-        TargetNotFoundError, TargetIncompatibleError: The target, or it is not one that they were made for.
-        InputError: `use_gpu`, and a Ray of this process's own has none.
+        BaseDraftMissingError, NotFoundError: The draft or the pack does not exist.
+        TargetNotFoundError, TargetIncompatibleError: The target cannot be used, or draft or pack were made for another.
+        InputError: The config has `use_gpu`, and Ray is private to this process and has no GPU.
     """
     run.progress(Stage.MEASURE, step=0, total_steps=1)
     connect()
@@ -105,11 +105,11 @@ def run_measure(run: RunDir, config: MeasureConfig) -> MeasureFields:
 
 
 def _with_versions(config: MeasureConfig) -> MeasureConfig:
-    """The config with the newest versions of a draft and a pack that are named without one: the record says which it
-    was, and a task that is tried again measures the same.
+    """Add the newest version to a draft and a pack that are named without one: the record then has the version, and a
+    repeated task measures the same one.
 
     Raises:
-        BaseDraftMissingError, NotFoundError: The draft or the pack.
+        BaseDraftMissingError, NotFoundError: The draft or the pack does not exist.
     """
     draft = find_draft_manifest(config.draft)
     pack = None if config.pack is None else find_pack_manifest(config.pack).pack
@@ -118,7 +118,7 @@ def _with_versions(config: MeasureConfig) -> MeasureConfig:
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
 def _measure(config: MeasureConfig) -> tuple[TargetFingerprint, Measurement | None]:
-    """The measurement; None where vLLM runs the target, which has processes of its own for it."""
+    """Measure; None if vLLM runs the target, which needs processes of its own."""
     limit_threads(config.threads)
     device = choose_device("cuda" if config.use_gpu else "cpu")
     kind = chosen_engine(config.target, device)
@@ -171,7 +171,9 @@ def _inside_vllm(config: MeasureConfig) -> MeasureConfig:
 def _by_vllm(
     config: MeasureConfig, spec: TargetSpec, pack: str | None, prompts: list[Prompt] | None
 ) -> tuple[list[Prompt], Measured]:
-    """One target inside vLLM, which ends with this task's process; the prompts are read or written where none come."""
+    """Measure on one target inside vLLM, which ends with this task's process; prompts are read or written if none are
+    given.
+    """
     limit_threads(config.threads)
     draft_dir = find_draft(config.draft)
     with ends_with_engine():
@@ -191,7 +193,7 @@ def _by_vllm(
 
 
 def _as_run(spec: TargetSpec, config: MeasureConfig) -> TargetSpec:
-    """A base target, run as the target is."""
+    """Return a base target with the target's engine settings."""
     return spec.model_copy(update={"engine": config.target.engine, "vllm": config.target.vllm})
 
 
@@ -206,7 +208,7 @@ def _settings(config: MeasureConfig) -> EvalConfig:
 
 
 def _prompts(config: MeasureConfig, engine: Callable[[], TargetEngine]) -> list[Prompt]:
-    """Those of the data set, which the target may have to write first."""
+    """Return the prompts of the data set; if there is none, the target writes them."""
     dataset, seed = config.dataset, config.seed
     if dataset.source == "self":
         return write_prompts(engine(), dataset.num_prompts, seed=seed, batch_size=_USUAL.batch_size)

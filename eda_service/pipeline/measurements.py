@@ -1,4 +1,4 @@
-"""What stage evaluate measures, whoever runs the target."""
+"""The measurements of stage evaluate, with any engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from eda_service.records import FixedScores, Rival
 
 
 class Measurements(Frozen):
-    """What the report says of drafts, rivals and speed."""
+    """The numbers of the report about drafts, rivals and speed."""
 
     acceptance: tuple[AcceptanceRow, ...]
     speed: tuple[SpeedRow, ...]

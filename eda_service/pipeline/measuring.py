@@ -1,4 +1,4 @@
-"""Drafts and targets by their files, brought together to be checked, measured, or found not worth an adaptation."""
+"""Checks and measurements of drafts on targets, both given by their files; and the check of `min_gain`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from eda_service.targets.room import lacking_room
 logger = logging.getLogger(__name__)
 
 _MAX_CHECK_TOKENS = 2048
-"""Prompt and answer of the check, whose prompts come with the package."""
+"""Largest sum of prompt and answer tokens in the check, whose prompts ship with the package."""
 
 
 def check_staged(
@@ -47,19 +47,20 @@ def check_staged(
     thorough: bool = False,
     on_progress: ProgressCallback = no_progress,
 ) -> DraftCheck:
-    """The measured check of a draft, over the general prompts that come with the package.
+    """Measure the check of a draft, over the general prompts that ship with the package.
 
     Args:
-        draft_dir: Its `config.json` and `draft.safetensors`.
-        spec: Its base target, whose files are on this machine.
-        device: Where to compute.
-        threads: CPU threads of a vLLM.
-        num_prompts: The first of them.
-        thorough: Look at other readings also where the declared one is not poor.
-        on_progress: Told of answers and readings.
+        draft_dir: Directory of its `config.json` and `draft.safetensors`.
+        spec: Base target, whose files are on this machine.
+        device: Device to compute on.
+        threads: Number of CPU threads of a vLLM.
+        num_prompts: Number of general prompts, from the first on.
+        thorough: Whether to try other readings also if the declared one is not poor.
+        on_progress: Function that receives the progress of answers and readings.
 
     Returns:
-        What was measured; that it was skipped, and why, where the target finds no room here.
+        The measured check; if the target does not fit into this machine's memory, a check that was skipped, with the
+        reason.
     """
     if spec.engine is EngineKind.VLLM:
         ends = load_ends(spec)
@@ -97,21 +98,22 @@ def measure_draft(
     device: torch.device,
     on_progress: ProgressCallback = no_progress,
 ) -> Measurement:
-    """A draft, or a draft and a pack, on a target, and the draft on its own target; one target in memory at a time.
+    """Measure a draft, or a draft with a pack, on a target, and the draft on its own target; one target in memory at a
+    time.
 
     Args:
-        spec: The target.
-        draft_dir: The base draft.
-        pack_dir: A pack over it; None: the draft alone.
-        prompts: Longer ones than the cap, and those that a target's template refuses, are left out.
-        settings: Of the measurement.
-        max_prompt_tokens: Longest prompt.
-        base: The draft's own target; None: not measured.
-        device: Where to compute.
-        on_progress: Told of each decoding.
+        spec: Target to measure on.
+        draft_dir: Directory of the base draft.
+        pack_dir: Directory of a pack over it; None: the draft alone.
+        prompts: Prompts; those longer than the cap, and those that a target's template refuses, are left out.
+        settings: Settings of the measurement.
+        max_prompt_tokens: Largest number of tokens of a prompt.
+        base: Own target of the draft; None: it is not measured.
+        device: Device to compute on.
+        on_progress: Function that receives the progress of the decodings.
 
     Raises:
-        DatasetInvalidError: No prompt is left.
+        DatasetInvalidError: All prompts were left out.
     """
 
     def on(each: TargetSpec, pack: Path | None, *, timed: bool) -> Measured:
@@ -128,14 +130,14 @@ def require_gain(config: AdaptConfig, engine: TargetEngine, prompts: Sequence[Pr
     """End a job whose draft loses too little on the tuned target for an adaptation to gain `min_gain`.
 
     Args:
-        config: Of the job.
-        engine: Who runs the tuned target; the draft's own is loaded beside it, or answered by the same vLLM without
-            the adapter.
-        prompts: Held-out ones.
+        config: Config of the job.
+        engine: Engine with the tuned target; the draft's own target is loaded beside it, or the same vLLM answers
+            without the adapter.
+        prompts: Held-out prompts.
 
     Raises:
-        NotWorthItError: Even all that was lost is less than `min_gain`.
-        InputError: It is not known which target the draft is for.
+        NotWorthItError: The whole loss is less than `min_gain`.
+        InputError: The draft's own target is unknown.
     """
     if config.min_gain is None:
         return
@@ -163,10 +165,11 @@ def require_gain(config: AdaptConfig, engine: TargetEngine, prompts: Sequence[Pr
 
 
 def require_own_target(config: AdaptConfig, draft: DraftManifest, engine: EngineKind = EngineKind.EDA) -> TargetSpec:
-    """What a job with `min_gain` holds its target against.
+    """Return the target that a job with `min_gain` compares its target with.
 
     Raises:
-        InputError: It is not known; or vLLM runs the target, which holds one model, and the base is another one.
+        InputError: The target is unknown; or vLLM, which holds one model, runs the tuned target and the other is
+            another model.
     """
     own = own_target(config.target, draft)
     if engine is EngineKind.VLLM and resolve_target(config.target).adapter_dir is None:
@@ -186,8 +189,8 @@ def require_own_target(config: AdaptConfig, draft: DraftManifest, engine: Engine
 
 
 def own_target(tuned: TargetSpec, draft: DraftManifest) -> TargetSpec | None:
-    """The target that a draft lost its acceptance on the way from: the tuned target without its adapter, else the one
-    that the draft was made or imported for; None where neither is known.
+    """Return the draft's own target, compared with which it lost acceptance: the tuned target without its adapter, else
+    the one that the draft was made or imported for; None if neither is known.
     """
     base = shipped_base(tuned.model)
     if base is not None:
@@ -213,7 +216,7 @@ def measured_on(
     timed: bool,
     on_progress: ProgressCallback = no_progress,
 ) -> Measured:
-    """A draft, or a draft and a pack, on one target, by whoever runs it."""
+    """Measure a draft, or a draft with a pack, on one target, with any engine."""
     target = engine.ends
     rendered, refused = render_all(target.tokenizer, prompts)
     for row in refused:

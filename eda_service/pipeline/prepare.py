@@ -1,6 +1,6 @@
-"""What has to exist before shards are generated: prompts (written by the target where none are given), reference
-statistics on general prompts (Eqs. 11-12), and the target's embedding and head for training. One Ray task with one
-copy of the target.
+"""Preparation before shards are generated: prompts (written by the target if none are given), reference statistics on
+general prompts (Eqs. 11-12), and the target's embedding and head for training. It runs as one Ray task with one copy of
+the target.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ IO_FILE, REFERENCE_FILE = "target_io.safetensors", "reference.safetensors"
 
 
 def write_prompt_file(path: Path, prompts: Sequence[Prompt]) -> None:
-    """JSON lines, atomically."""
+    """Write prompts as JSON lines, atomically."""
     lines = "".join(json.dumps(prompt.as_dict(), ensure_ascii=False) + "\n" for prompt in prompts)
     write_bytes(path, lines.encode("utf-8"))
 
 
 def read_prompt_file(path: Path) -> list[Prompt]:
-    """What `write_prompt_file` wrote."""
+    """Read the prompts that `write_prompt_file` wrote."""
     return [Prompt(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
@@ -55,11 +55,11 @@ def prepare_generation(
     """Write prompts.jsonl, heldout.jsonl, target_io.safetensors and reference.safetensors into `directory`.
 
     Args:
-        config: Of the job.
-        directory: Of the stage.
-        kind: Who runs the target.
+        config: Config of the job.
+        directory: Directory of the stage.
+        kind: Engine that runs the target.
         captures: Layers that the draft reads.
-        with_reference: Fit the selector on general prompts.
+        with_reference: Whether to fit the selector on general prompts.
 
     Returns:
         Timings and counts, for prepare.json, which comes last.
@@ -86,7 +86,9 @@ def prepare_generation(
 
 
 def split_prompts(config: AdaptConfig, engine: TargetEngine) -> tuple[list[Prompt], list[Prompt]]:
-    """(prompts to generate from, held-out prompts): two sources, or the last ones of one."""
+    """Return (prompts to generate from, held-out prompts): from two sources, or the last prompts of one
+    are held out.
+    """
     prompts = _load(config.dataset, config, engine, seed=config.seed)
     if config.eval_dataset is not None:
         heldout = _load(config.eval_dataset, config, engine, seed=config.seed + 1)
@@ -99,11 +101,11 @@ def split_prompts(config: AdaptConfig, engine: TargetEngine) -> tuple[list[Promp
 def check_rendered(
     config: AdaptConfig, target: TargetEnds, training: Sequence[Prompt], heldout: Sequence[Prompt]
 ) -> None:
-    """Look before anything is generated whether the target's chat template takes enough of the prompts.
+    """Check, before anything is generated, that the target's chat template accepts enough of the prompts.
 
     Raises:
-        DatasetInvalidError: It refuses more than `selfgen.max_error_fraction` of those to generate from, or all that
-            are held out.
+        DatasetInvalidError: The template refuses a larger fraction than `selfgen.max_error_fraction` of the prompts to
+            generate from, or all held-out prompts.
     """
     most = config.selfgen.max_error_fraction
     _, refused = render_all(target.tokenizer, training)
@@ -129,13 +131,13 @@ def _load(dataset: DatasetSpec, config: AdaptConfig, engine: TargetEngine, *, se
 
 
 def fit_on_general(config: AdaptConfig, engine: TargetEngine, path: Path, captures: Sequence[int] = ()) -> Prepared:
-    """Generate on general prompts with the tuned target, fit the selector (Eqs. 11-12) and save that at `path`.
+    """Generate on general prompts with the tuned target, fit the selector (Eqs. 11-12) and save it at `path`.
 
     Args:
-        config: Of the job.
-        engine: Who runs the tuned target.
-        path: Of the fitted selector.
-        captures: Layers that the engine hands out; the selector looks at what the head reads.
+        config: Config of the job.
+        engine: Engine that runs the tuned target.
+        path: File for the fitted selector.
+        captures: Layers that the engine returns; the selector uses the inputs of the target's head.
     """
     selection = config.selection
     started = time.monotonic()

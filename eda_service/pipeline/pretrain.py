@@ -1,4 +1,4 @@
-"""Pretrain a base draft on text its target wrote itself, and register it.
+"""Pretraining of a base draft on text that its target wrote, and its registration.
 
 prompts + answers by the base target -> all samples -> a fresh draft, everything trains ->
 `name@version` in the registry
@@ -46,11 +46,11 @@ from eda_service.targets.files.resolve import resolve_target
 
 
 def draft_config_of(config: AdaptConfig) -> DraftConfig:
-    """The shape of a draft for a target: one decoder layer of its family.
+    """Make the config of a draft for a target: one decoder layer of its family.
 
     Raises:
         TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: The target cannot be loaded, prompted or
-            driven, or does not name a size that a draft needs.
+            run, or does not name a size that a draft needs.
     """
     resolved = resolve_target(config.target)
     check_target(resolved, engine=config.target.engine or EngineKind.EDA)
@@ -58,13 +58,13 @@ def draft_config_of(config: AdaptConfig) -> DraftConfig:
 
 
 def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
-    """Generate, train and register a base draft; returns its directory.
+    """Generate, train and register a base draft; return its directory.
 
     Raises:
         InputError: The config is not one for pretraining, the reference is not name@version, or the target cannot be
-            used; a subclass says which field is at fault.
-        ConflictError: That version exists.
-        InsufficientStorageError: The disk has less room than hidden states of all samples take, twice.
+            used; a subclass names the field.
+        ConflictError: The version exists already.
+        InsufficientStorageError: The free disk space is less than twice the hidden states of all samples.
     """
     draft = Reference.parse(reference)
     if draft is None or draft.number is None:
@@ -78,7 +78,7 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
             "train.extend_draft_vocab and min_gain are for adaptations of a base draft; leave them out of pretraining",
             param="train.extend_draft_vocab" if config.train.extend_draft_vocab else "min_gain",
         )
-    shape = draft_config_of(config)  # before hours of generation
+    shape = draft_config_of(config)  # checked before hours of generation
     if not run.has_record(Stage.GENERATE):
         need = disk_need_bytes(config, shape)
         require_free_bytes(run.root, need, param="dataset.num_prompts")
@@ -88,16 +88,16 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
 
 
 def pretraining(shape: DraftConfig) -> tuple[StageRunner[Any], ...]:
-    """The stages of pretraining: those of an adaptation, but the draft is a fresh one that no registry has yet."""
+    """Return the stages of pretraining: those of an adaptation, but with a fresh draft that is not registered yet."""
     generate = replace(GENERATE, run=lambda run, config: run_generate(run, config, shape))
     fresh = replace(TRAIN, run=lambda run, config: run_train(run, config, start_dir=_fresh_draft(run, config, shape)))
     return generate, SELECT, fresh
 
 
 def _fresh_draft(run: RunDir, config: AdaptConfig, shape: DraftConfig) -> Path:
-    """A random draft of the right shape, as the directory training starts from; made where it is not there.
+    """Make a random draft of the right shape in the directory that training starts from, unless it exists.
 
-    A head of its own begins as the target's rows of the tokens that the target says most.
+    A head of the draft's own begins as the target's rows of its most frequent tokens.
     """
     directory = run.stage_dir(Stage.TRAIN) / "start"
     if (directory / "draft.safetensors").exists():

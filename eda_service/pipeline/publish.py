@@ -36,7 +36,7 @@ from eda_service.storage.runs.run import RunDir
 
 
 def run_publish(run: RunDir, config: AdaptConfig) -> PackFields:
-    """Decide that the trained part is good enough, and what its manifest says; `register` publishes it.
+    """Check that the trained part is good enough, and make its manifest; `register` publishes it.
 
     Raises:
         ArtifactCorruptError: An earlier record is missing.
@@ -90,12 +90,14 @@ def register(run: RunDir, manifest: PackManifest) -> PackManifest:
 
 
 def _in_pack(entry: FileEntry) -> FileEntry:
-    """A file of stage train, as the pack's manifest names it."""
+    """Return the entry of a file of stage train as the pack's manifest names it."""
     return FileEntry(path=PurePosixPath(entry.path).name, sha256=entry.sha256, size_bytes=entry.size_bytes)
 
 
 def rival_scores(report: EvalReport, config: AdaptConfig) -> tuple[RivalScore, ...]:
-    """What the report says of the packs that were measured beside the new one, where packs are compared."""
+    """Return the report's scores of the packs that were measured beside the new one, on the prompts used for
+    comparison.
+    """
     first, timed = report.acceptance[0].temperature, timed_temperature(config)
     found = []
     for rival in report.rivals:
@@ -109,7 +111,7 @@ def rival_scores(report: EvalReport, config: AdaptConfig) -> tuple[RivalScore, .
 
 
 def _own_name(fixed: FixedScores | None, pack: str) -> FixedScores | None:
-    """The scores with the job's own pack under the name that it is published as."""
+    """Return the scores with the job's own pack under its published name."""
     if fixed is None:
         return None
     lengths = {pack if draft == ADAPTED else draft: length for draft, length in fixed.lengths.items()}

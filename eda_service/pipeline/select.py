@@ -1,7 +1,8 @@
-"""Stage select: rank by sample_value, copy the compact set, forget the other hidden states (Eq. 15); and write down
-the texts of all samples, for people to look at.
+"""Stage select: rank by sample_value, copy the compact set, delete the other hidden states (Eq. 15), and write the
+texts of all samples for people to read.
 
-Order matters for a crash: compact files, then the record, then deletion; a re-run deletes what an earlier one left.
+The order protects against a crash: compact files, then the record, then deletion; a re-run deletes what an earlier one
+left.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def run_select(run: RunDir, config: AdaptConfig) -> SelectionFields:
     """Choose the compact set and write it as shards of the same names.
 
     Raises:
-        ArtifactCorruptError: The generate stage's record is not there.
+        ArtifactCorruptError: The generate stage's record does not exist.
     """
     generated = run.require(SelfGenManifest)
     run.progress(Stage.SELECT, step=0, total_steps=1)
@@ -61,9 +62,9 @@ def _write_compact(run: RunDir, generated: Iterable[FileEntry], chosen: Iterable
     """Copy the chosen rows shard by shard; one shard is in memory at a time.
 
     Args:
-        run: The job.
+        run: Run directory of the job.
         generated: Files of the generate stage.
-        chosen: Samples.
+        chosen: Scores of the chosen samples.
     """
     source, destination = run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.SELECT)
     entries: dict[str, list[FileEntry]] = {}
@@ -84,7 +85,7 @@ def _write_compact(run: RunDir, generated: Iterable[FileEntry], chosen: Iterable
 
 
 def _write_texts(run: RunDir, generated: SelfGenManifest, chosen: set[str]) -> list[FileEntry]:
-    """Write down what every sample says and is worth, kept or not; one shard is in memory at a time."""
+    """Write the text and the value of every sample, kept or not; one shard is in memory at a time."""
     source, destination = run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.SELECT)
     prompts = [entry for entry in generated.files if entry.path == PROMPTS_FILE]
     run.store.fetch(Stage.GENERATE, prompts)
@@ -114,35 +115,35 @@ def _write_texts(run: RunDir, generated: SelfGenManifest, chosen: set[str]) -> l
 
 
 def _prompt_id(sample_id: str, known: Container[str]) -> str:
-    """The prompt that a sample answers: from the second answer on, its id has a number behind that of the prompt."""
+    """Return the id of a sample's prompt: from the second answer on, the sample's id is the prompt's with a number."""
     return sample_id if sample_id in known else sample_id.rpartition("#")[0]
 
 
 def tokens_of(files: Iterable[FileEntry]) -> list[FileEntry]:
-    """Those that hold samples without their hidden states."""
+    """Select the files that hold samples without their hidden states."""
     return [entry for entry in files if entry.path.endswith(_TOKENS)]
 
 
 def shard_files(files: Iterable[FileEntry]) -> list[FileEntry]:
-    """Those of a compact set's shards, without what is there for people to read."""
+    """Select the files of a compact set's shards, without those for people to read."""
     return [entry for entry in files if entry.path.endswith(".safetensors")]
 
 
 def shard_of(entry: FileEntry) -> str:
-    """The shard that a file belongs to, by its name."""
+    """Return the shard that a file belongs to, by its name."""
     return PurePosixPath(entry.path).name.split(".")[0]
 
 
 def compact_shards(directory: Path, files: Iterable[FileEntry]) -> list[tuple[str, int]]:
-    """(shard, number of samples) of a compact set, in order."""
+    """List (shard, number of samples) of a compact set, in order."""
     names = sorted({shard_of(entry) for entry in shard_files(files)})
     return [(name, sum(1 for _ in read_shard(directory, name, features=False))) for name in names]
 
 
 def forget_unselected(run: RunDir) -> int:
-    """Delete the generate stage's hidden states; returns the bytes freed. Call after the select record is there.
+    """Delete the generate stage's hidden states; return the bytes freed. Call it after the select record exists.
 
-    On storage a shard that was kept whole is one file for both stages, and stays.
+    On storage a shard that was kept whole is one file for both stages, and is kept.
     """
     generated = run.read_record(SelfGenManifest, Stage.GENERATE, verify=False)
     selected = run.read_record(SelectionManifest, Stage.SELECT, verify=False)

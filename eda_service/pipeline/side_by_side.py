@@ -24,16 +24,16 @@ from eda_service.targets.ends import TargetEnds
 from eda_service.targets.loader import Target
 
 PREFIX = "pack:"
-"""Of a rival's name among the drafts of an evaluation: `pack:math@3`."""
+"""Prefix of a rival's name among the drafts of an evaluation: `pack:math@3`."""
 
 
 @dataclass
 class LoadedRivals:
-    """Rivals by name@version.
+    """The loaded rivals by name@version.
 
     Attributes:
-        drafts: Ready to decode.
-        left_out: Why the others are not.
+        drafts: Rivals that are ready to decode.
+        left_out: Reasons why the other rivals were left out.
     """
 
     drafts: dict[str, LoadedDraft] = field(default_factory=dict)
@@ -41,12 +41,12 @@ class LoadedRivals:
 
 
 def load_rivals(rivals: Rivals, target: TargetEnds, fingerprint: TargetFingerprint) -> LoadedRivals:
-    """Load what can be loaded; a rival that cannot be is no reason to fail the job.
+    """Load the rivals that can be loaded; the others do not fail the job.
 
     Args:
-        rivals: As the dispatcher told.
-        target: What decodes.
-        fingerprint: Of that target; a pack for another one is left out.
+        rivals: Rivals that the dispatcher named.
+        target: Target to decode with.
+        fingerprint: Fingerprint of that target; a pack for another one is left out.
     """
     found = LoadedRivals()
     for pack in rivals.packs:
@@ -78,17 +78,17 @@ def measure_fixed(
     length: Callable[[FixedEvaluation, Sequence[list[int]], LoadedDraft], float],
 ) -> FixedScores:
     """Measure the job's own pack on the fixed evaluation of its name and target, and the rivals that have no score
-    there. Where there is no fixed evaluation yet, the job's own prompts become it.
+    there. If there is no fixed evaluation yet, the job's own prompts become it.
 
     Args:
-        config: Of the job.
-        target: What decodes.
-        fingerprint: Of that target.
-        owner: Whose pack it is.
+        config: Config of the job.
+        target: Target to decode with.
+        fingerprint: Fingerprint of that target.
+        owner: Owner of the pack.
         drafts: `adapted_draft`, and rivals by name@version.
-        heldout: The prompts that the job has measured.
-        measured: Acceptance lengths of these drafts there, at the first temperature.
-        length: Acceptance length of a draft on the fixed evaluation's prompts, as it says.
+        heldout: Prompts on which the job has measured.
+        measured: Acceptance lengths of these drafts on those prompts, at the first temperature.
+        length: Function that measures a draft's acceptance length on the fixed evaluation's prompts.
 
     Raises:
         ArtifactCorruptError: The fixed evaluation cannot be used.
@@ -112,7 +112,7 @@ def measure_fixed(
 def decoded_length(
     fixed: FixedEvaluation, prompts: Sequence[list[int]], loaded: LoadedDraft, target: Target, max_batch: int
 ) -> float:
-    """Acceptance length of a draft that decodes a fixed evaluation beside a loaded target."""
+    """Measure the acceptance length of a draft that decodes a fixed evaluation beside a loaded target."""
     engine = make_engine(
         target,
         loaded,

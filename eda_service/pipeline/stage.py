@@ -1,4 +1,4 @@
-"""A stage: what it does, the record it ends with, and what follows once that record is there.
+"""A stage: its work, the record it ends with, and the work that follows once that record exists.
 
 A stage reads the records before its own (`run.require`), works, and returns its own fields. Its config names the base
 draft with the version that stage validate found. The header above them
@@ -35,19 +35,19 @@ TaskT = TypeVar("TaskT", AdaptConfig, ImportConfig, MeasureConfig, default=Adapt
 
 
 def _nothing(_run: RunDir) -> None:
-    """For a stage that nothing follows."""
+    """Do nothing, for a stage that nothing follows."""
 
 
 @dataclass(frozen=True)
 class StageRunner(Generic[RecordT, TaskT]):
-    """One stage.
+    """One stage of a job, as the driver runs it.
 
     Attributes:
-        record: Class of its record, which knows the stage.
-        part: The part of the job's config that the record keeps.
-        run: Does the work and returns the stage's own fields.
-        keep: Publishes the record, as the stage's last write, and returns the one that counts.
-        afterwards: Follows whenever the record is there, also when it was there before: it may run twice.
+        record: Class of its record, which names the stage.
+        part: Function from the job's config to the part that the record keeps.
+        run: Function that does the work and returns the stage's own fields.
+        keep: Function that publishes the record, as the stage's last write, and returns the one that counts.
+        afterwards: Function that runs whenever the record exists, also if it existed before; it may run twice.
     """
 
     record: type[RecordT]
@@ -57,12 +57,12 @@ class StageRunner(Generic[RecordT, TaskT]):
     afterwards: Callable[[RunDir], None] = _nothing
 
     def record_of(self, config: TaskT, fields: StageFields, *, seconds: float) -> RecordT:
-        """The stage's fields under their header.
+        """Make the record: the stage's fields under their header.
 
         Args:
-            config: The job's config.
-            fields: What the stage returned.
-            seconds: Wall-clock time of the stage.
+            config: Config of the job.
+            fields: Fields that the stage returned.
+            seconds: Wall-clock seconds of the stage.
         """
         return self.record(
             stage=self.record.STAGE,
@@ -76,10 +76,10 @@ class StageRunner(Generic[RecordT, TaskT]):
 
 
 def run_stage(run: RunDir, config: TaskT, runner: StageRunner[RecordT, TaskT]) -> RecordT:
-    """One stage: its valid record if there is one, else a fresh run.
+    """Return a stage's valid record if there is one; otherwise run the stage.
 
     Raises:
-        EdaError: Of the stage; errors from Ray workers come as the errors they were there.
+        EdaError: The stage failed; errors of Ray workers are raised as the errors they were there.
     """
     stage, record = runner.record.STAGE, _valid_record(run, runner.record)
     if record is None:
@@ -103,8 +103,8 @@ def run_stage(run: RunDir, config: TaskT, runner: StageRunner[RecordT, TaskT]) -
 
 
 def _as_validated(run: RunDir, config: TaskT, stage: Stage) -> TaskT:
-    """The config with the version of the base draft that stage validate found: a job that was started by hand may name
-    a draft without one, and a newer one may have been registered since.
+    """Return the config with the version of the base draft that stage validate found: a job that was started by hand
+    may name a draft without one, and a newer one may have been registered since.
 
     Raises:
         ArtifactCorruptError: The record of validate does not parse.

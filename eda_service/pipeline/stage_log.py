@@ -1,6 +1,6 @@
-"""What a stage's log says: its start and settings, its steps with their numbers and times, its end with its counts.
+"""Log lines of a stage: its start and settings, its steps with their numbers and times, its end with its counts.
 
-Lines are for people. They hold names, numbers and times, and neither prompts nor what a target wrote.
+The lines are for people. They hold names, numbers and times, but no prompts and no answers.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ _PROGRESS_EVERY_S = 10.0
 
 
 def log_start(run: RunDir, stage: Stage, settings: Mapping[str, Any]) -> None:
-    """The first lines of a stage: whose it is, and with what."""
+    """Log the first lines of a stage: its job and its settings."""
     logger.info("stage %s of %s begins, attempt %d", stage.value, run.job_id, run.attempt)
-    for name, value in _flat(settings if stage is not Stage.PUBLISH else {}):  # whose part is the whole config
+    for name, value in _flat(settings if stage is not Stage.PUBLISH else {}):  # stages whose part is the whole config
         logger.info("  %s = %s", name, value)
 
 
 def log_end(record: Record) -> None:
-    """The last line of a stage: how long it took, and what it counted."""
+    """Log the last line of a stage: its duration and its counts."""
     said = "; ".join(counts_of(record))
     logger.info("stage %s took %s%s", record.stage.value, duration(record.seconds), f": {said}" if said else "")
 
 
 def counts_of(record: Record) -> list[str]:
-    """What a stage counted, in words; nothing for the stages of other kinds of jobs."""
+    """Describe the counts of a stage in words; empty for the stages of other kinds of jobs."""
     said: list[str] = []
     match record:
         case ValidateRecord():
@@ -122,7 +122,7 @@ def _lossless(record: EvalReport) -> str:
 
 
 def log_point(point: CurvePoint, total_steps: int | None) -> None:
-    """A point of the training curve as a line."""
+    """Log a point of the training curve as a line."""
     of = "" if total_steps is None else f" of {total_steps}"
     if point.simulated_acceptance_length is not None:
         said = f"simulated acceptance {point.simulated_acceptance_length:.3f} on held-out samples"
@@ -137,7 +137,7 @@ def log_point(point: CurvePoint, total_steps: int | None) -> None:
 class CurveLog(Repeating):
     """Writes the points of a training curve into the driver's log as its workers add them.
 
-    Workers may be on other machines, and a log has one writer: the driver, which reads the curve that they share.
+    Workers may be on other machines, and a log has one writer: the driver, which reads the curve that they upload.
     """
 
     def __init__(self, run: RunDir) -> None:
@@ -152,7 +152,7 @@ class CurveLog(Repeating):
         self.look()
 
     def look(self) -> None:
-        """Log what has come since the last look; steps that are taken again after a restart are logged again."""
+        """Log the points since the last call; steps that are repeated after a restart are logged again."""
         try:
             points = list(Curve(self._run.store.shared(CURVE_FILE).parent).read())
             progress = self._run.read_progress()
@@ -172,13 +172,13 @@ class CurveLog(Repeating):
 
 
 class EveryFew:
-    """Lets one line through every few seconds, and the last."""
+    """Lets one line through every few seconds, and the last one."""
 
     def __init__(self, every_s: float = _PROGRESS_EVERY_S) -> None:
         self._every_s, self._at = every_s, 0.0
 
     def info(self, message: str, *values: object, is_last: bool = False) -> None:
-        """Log a line, or leave it out."""
+        """Log a line, or skip it."""
         now = time.monotonic()
         if is_last or now - self._at >= self._every_s:
             self._at = now
@@ -195,7 +195,7 @@ def timed(what: str) -> Iterator[None]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by dotted names, those that are not set left out."""
+    """Yield the settings by dotted names, without those that are not set."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")

@@ -1,4 +1,4 @@
-"""Who runs the target of a job: chosen once, in validate, and opened by every stage that needs the target."""
+"""The engine of a job's target: chosen once, in validate, and opened by every stage that needs the target."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from eda_service.targets.loader import load_target
 logger = logging.getLogger(__name__)
 
 MAX_LOSSES = 3
-"""Engines that one shard may end before the job fails."""
+"""Number of lost engines over one shard after which the job fails."""
 
 
 def engine_of(run: RunDir, config: AdaptConfig) -> EngineKind:
-    """Who runs the target: as the job says, else as validate chose; a stage that is run alone takes the own engine."""
+    """Return the job's engine: as its config says, else as validate chose; a stage run alone takes the own engine."""
     if config.target.engine is not None:
         return config.target.engine
     validated = run.read_record(ValidateRecord, Stage.VALIDATE)
@@ -41,11 +41,11 @@ def engine_of(run: RunDir, config: AdaptConfig) -> EngineKind:
 
 
 def chosen_engine(spec: TargetSpec, device: torch.device) -> EngineKind:
-    """As the target says, else the own engine for one that fits the device, and vLLM for a larger one.
+    """Choose the engine that the target names, else the own engine if the target fits the device, and vLLM if not.
 
     Args:
-        spec: The target, whose files are on this machine.
-        device: One that stages compute on.
+        spec: Target, whose files are on this machine.
+        device: Device that stages compute on.
     """
     if spec.engine is not None:
         return spec.engine
@@ -56,13 +56,13 @@ def chosen_engine(spec: TargetSpec, device: torch.device) -> EngineKind:
 def open_engine(
     config: AdaptConfig, kind: EngineKind, *, captures: Sequence[int] | None, batch_size: int | None = None
 ) -> TargetEngine:
-    """The target of a job, ready to answer.
+    """Open the target of a job, ready to answer.
 
     Args:
-        config: Of the job.
-        kind: Who runs it.
-        captures: Layers whose states will be asked for beside what the head reads; None: no states.
-        batch_size: Requests decoded together; None: those of self-generation.
+        config: Config of the job.
+        kind: Engine that runs the target.
+        captures: Layers whose states will be asked for beside the head's input; None: no states.
+        batch_size: Number of requests decoded together; None: that of self-generation.
     """
     device, selfgen = choose_device(config.device), config.selfgen
     if kind is EngineKind.EDA:
@@ -78,14 +78,14 @@ def open_vllm(
     batch_size: int,
     draft: VllmDraft | None = None,
 ) -> VllmEngine:
-    """The same inside vLLM.
+    """Open the target of a job inside vLLM.
 
     Args:
-        config: Of the job.
-        ends: Of its target.
-        captures: As above.
-        batch_size: Requests decoded together.
-        draft: What vLLM drafts with; None: no draft.
+        config: Config of the job.
+        ends: Metadata, embedding and head of its target.
+        captures: Layers whose states will be asked for beside the head's input; None: no states.
+        batch_size: Number of requests decoded together.
+        draft: Draft that vLLM drafts with; None: no draft.
     """
     selfgen = config.selfgen
     longest = max(selfgen.max_new_tokens, config.selection.reference_max_new_tokens, config.evaluation.max_new_tokens)
@@ -103,15 +103,15 @@ def open_vllm(
 
 @contextmanager
 def ends_with_engine(losses: Path | None = None) -> Iterator[None]:
-    """End this process when the engine that it holds has ended: Ray then does the task again in a new one, as after any
-    crash. An engine half dead must not be asked again.
+    """End this process when the engine that it holds has ended, so that Ray repeats the task in a new one, as after any
+    crash. A broken engine must not be asked again.
 
     Args:
-        losses: File that counts the engines lost over this work, where Ray would do it again for ever; None: Ray
+        losses: File that counts the engines lost over this work, if Ray would repeat it without limit; None: Ray
             counts.
 
     Raises:
-        EngineLostError: Too many were: the work itself ends them.
+        EngineLostError: The engine was lost `MAX_LOSSES` times, so the work itself ends engines.
     """
     try:
         yield
@@ -127,7 +127,7 @@ def ends_with_engine(losses: Path | None = None) -> Iterator[None]:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Of the whole device, whatever of it is taken now: the choice is not to depend on the moment."""
+    """Return the bytes of the whole device, free or not, so that the choice does not depend on the moment."""
     if device.type != "cpu":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return int(psutil.virtual_memory().total)

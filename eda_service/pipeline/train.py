@@ -45,13 +45,13 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     """Train and keep the best checkpoint as `train/pack`.
 
     Args:
-        run: The job.
-        config: The job's config.
-        start_dir: Draft to start from; default: the job's base draft.
+        run: Run directory of the job.
+        config: Config of the job.
+        start_dir: Directory of the draft to start from; default: the job's base draft.
 
     Raises:
         WorkerLostError: Workers died more often than `train.max_worker_failures`.
-        NonFiniteLossError: The loss left the numbers.
+        NonFiniteLossError: The loss became NaN or infinite.
         ArtifactCorruptError: An earlier record is missing, or a frozen tensor changed.
     """
     selected, generated = run.require(SelectionManifest), run.require(SelfGenManifest)
@@ -98,15 +98,15 @@ def inputs_of(
     start_dir: Path,
     missing: Mapping[int, int],
 ) -> TrainInputs:
-    """What a worker group needs.
+    """Collect the inputs of a worker group.
 
     Args:
-        run: The job.
-        config: The job's config.
+        run: Run directory of the job.
+        config: Config of the job.
         generated: Files of the generate stage.
         selected: Files of the select stage, the samples to train on.
-        start_dir: Draft to start from.
-        missing: How often tokens came that its own vocabulary does not hold.
+        start_dir: Directory of the draft to start from.
+        missing: Number of occurrences of each token that the draft's own vocabulary lacks.
     """
     generate_dir, data_dir, out_dir = (run.stage_dir(each) for each in (Stage.GENERATE, Stage.SELECT, Stage.TRAIN))
     run.store.fetch(Stage.SELECT, tokens_of(selected))
@@ -132,14 +132,14 @@ def inputs_of(
 
 
 def _own_start(run: RunDir, start_dir: Path) -> list[Path]:
-    """Files of a draft to start from that is no registered one: it lies in the run directory."""
+    """List the files of an unregistered draft to start from, which is in the run directory."""
     return sorted(start_dir.iterdir()) if start_dir.is_relative_to(run.root) else []
 
 
 def _vocabulary(
     run: RunDir, config: AdaptConfig, generated: Sequence[FileEntry], start_dir: Path, missing: Mapping[int, int]
 ) -> Path | None:
-    """The draft vocabulary as a file, where it is another than the base draft's own."""
+    """Write the draft vocabulary to a file, if it differs from the base draft's own."""
     from safetensors.torch import save_file
 
     shape, train = read_draft_config(start_dir), config.train
@@ -158,7 +158,7 @@ def _vocabulary(
 
 
 def measured_coverage(run: RunDir, config: AdaptConfig, generated: Sequence[FileEntry], start_dir: Path) -> Coverage:
-    """How much of the target's answers the base draft's own vocabulary holds, told where that is little."""
+    """Measure the coverage of the target's answers by the base draft's own vocabulary, and log it if it is low."""
     own_W = read_draft_vocab(start_dir)
     if own_W is None or read_draft_config(start_dir).own_vocab_size is None:
         return coverage(None, ())
@@ -180,7 +180,7 @@ def measured_coverage(run: RunDir, config: AdaptConfig, generated: Sequence[File
 
 
 def answers_of(run: RunDir, generated: Sequence[FileEntry]) -> Iterator[list[int]]:
-    """Token ids of the self-generated answers (tokens stay after selection)."""
+    """Yield token ids of the self-generated answers (tokens stay after selection)."""
     from eda_service.storage.samples.shards import read_shard
 
     entries, directory = tokens_of(generated), run.stage_dir(Stage.GENERATE)
@@ -193,7 +193,7 @@ def answers_of(run: RunDir, generated: Sequence[FileEntry]) -> Iterator[list[int
 def ranked_vocabulary(
     run: RunDir, config: AdaptConfig, generated: Sequence[FileEntry], vocab_size: int
 ) -> Tensor | None:
-    """The draft vocabulary ranked over the self-generated set; None for all tokens."""
+    """Rank the draft vocabulary over the self-generated set; None for all tokens."""
     return rank_vocabulary(answers_of(run, generated), config.train.draft_vocab_size, vocab_size)
 
 
@@ -234,7 +234,7 @@ def fit(inputs: TrainInputs) -> Trained:
 
 
 def _free_checkpoints(run: RunDir) -> None:
-    """Delete what an interrupted training would have gone on from: the best weights lie in `train/pack`."""
+    """Delete the checkpoints of interrupted training: the best weights are in `train/pack`."""
     freed = run.store.forget_folder(_CHECKPOINTS)
     if freed:
         run.event("checkpoints_deleted", f"{size(freed)} of checkpoints freed", stage=Stage.TRAIN)

@@ -1,4 +1,4 @@
-"""What is Ray Train's of a training worker: the entry point, and checkpoints that survive the group."""
+"""The parts of a training worker that depend on Ray Train: the entry point, and checkpoints that outlive the group."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eda_service.training.train import train
 
 
 def train_worker(arguments: dict[str, TrainInputs]) -> None:
-    """Entry point of every worker of a group; Ray Train gives it a dict."""
+    """Run one worker of a group; Ray Train passes the inputs in a dict."""
     train(arguments["inputs"].fetched(), RayCheckpoints())
 
 
@@ -21,7 +21,7 @@ class RayCheckpoints:
 
     @contextmanager
     def latest(self) -> Iterator[Path | None]:
-        """The one that a restarted group goes on from."""
+        """Enter the checkpoint that a restarted group resumes from."""
         from ray import train as ray_train
 
         checkpoint = ray_train.get_checkpoint()
@@ -32,7 +32,7 @@ class RayCheckpoints:
             yield Path(directory)
 
     def keep(self, step: int, write: Callable[[Path], None]) -> None:
-        """Report one; each worker adds its own files to it."""
+        """Report a checkpoint; each worker adds its own files to it."""
         from ray import train as ray_train
 
         with tempfile.TemporaryDirectory() as directory:

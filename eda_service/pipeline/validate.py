@@ -1,4 +1,4 @@
-"""Stage validate: target and base draft fit, prompts can be read, the disk has room. Nothing is loaded that weighs."""
+"""Stage validate: target and base draft fit, prompts can be read, the disk is large enough. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from eda_service.training.tracking import check_installed
 
 
 def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
-    """Check a job before it costs anything.
+    """Check a job before it uses resources.
 
     Raises:
-        EngineMissingError: vLLM is to generate, and is not there.
-        TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: The target.
-        BaseDraftMissingError, ArtifactCorruptError: The base draft.
-        DatasetInvalidError: The prompts.
-        InsufficientStorageError: The disk.
-        InputError: A tracker that is not installed, `device` is cuda and Ray shows no GPU, `train.use_gpu` and a Ray of
-            this process's own has none, or `min_gain` and nobody knows what the target was tuned from.
+        EngineMissingError: The job needs vLLM, which is not installed.
+        TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: The target cannot be used.
+        BaseDraftMissingError, ArtifactCorruptError: The base draft cannot be used.
+        DatasetInvalidError: The prompts cannot be used.
+        InsufficientStorageError: The free disk space is too small.
+        InputError: A tracker is not installed, `device` is cuda and Ray has no GPU, `train.use_gpu` is set and Ray is
+            private to this process and has none, or `min_gain` is set and the target's base is unknown.
     """
     check_installed(config.track)
     directory = run.stage_dir(Stage.VALIDATE)
@@ -116,7 +116,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
 
 
 def _check_prompts(run: RunDir, config: AdaptConfig, dataset: DatasetSpec, seed: int) -> str:
-    """Read the prompts (the target writes its own later) and hash them; say which rows hold none."""
+    """Read the prompts (the target writes its own later) and hash them; log which rows hold none."""
     if dataset.source == "self":
         return sha256_text(dataset.model_dump_json())
     skipped = SkippedRows(config.selfgen.max_error_fraction)
@@ -128,7 +128,7 @@ def _check_prompts(run: RunDir, config: AdaptConfig, dataset: DatasetSpec, seed:
 
 @dataclass(frozen=True)
 class TargetLook:
-    """What is seen of a target: notes for people, what identifies it, its sizes, and who runs it."""
+    """The facts about a target: notes for people, its identity, its sizes, and its engine."""
 
     notes: tuple[str, ...]
     fingerprint: TargetFingerprint
@@ -138,8 +138,8 @@ class TargetLook:
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
 def _look(config: AdaptConfig) -> TargetLook:
-    """What needs the target's files: its checks, fingerprint and sizes. `device` is tried where stages will compute; of
-    vLLM's GPUs none is reserved to look.
+    """Read the facts that need the target's files: its checks, fingerprint and sizes. `device` is tested where stages
+    will compute; no GPU of vLLM is reserved for this.
     """
     limit_threads(config.selfgen.threads_per_actor)
     spec, shape = config.target, shape_of_target(config.target)
@@ -162,7 +162,7 @@ def _look(config: AdaptConfig) -> TargetLook:
 
 
 def fingerprint_target(spec: TargetSpec, engine: EngineKind) -> TargetFingerprint:
-    """Identify a target from its files; its generation_config.json must ask for nothing that is not computed."""
+    """Identify a target from its files; its generation_config.json must have no unsupported setting."""
     resolved = resolve_target(spec)
     defaults = read_generation_defaults(resolved.model_dir)
     if engine is EngineKind.VLLM:

@@ -1,4 +1,6 @@
-"""The shape of a job's base draft, which tells its kind and its sizes. Imports no torch, for the API's sake."""
+"""The config of a job's base draft, which holds its kind and its sizes. Imports no torch, so that the API can import
+it.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ from eda_service.storage.published.registry import find_draft_file
 
 
 def draft_config(reference: str, home: Path | None = None) -> DraftConfig:
-    """The shape of a base draft, whose weights are not fetched for it.
+    """Read the config of a base draft; its weights are not fetched.
 
     Raises:
-        BaseDraftMissingError: There is no such draft, or its file cannot be read.
+        BaseDraftMissingError: The draft does not exist, or its config cannot be read.
     """
     try:
         return parse_draft_config(bounded_json.read_object(find_draft_file(reference, "config.json", home)))

@@ -1,5 +1,5 @@
 """Every constant of the plan, with its source. GPUs: published peaks times an assumed utilisation, not measured here.
-This machine's core: measured, from files under benchmarks/results.
+The CPU core: measured, from files under benchmarks/results.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Device:
-    """What one worker multiplies and reads per second: effective rates, not peaks.
+    """The rates at which one worker multiplies and reads: effective rates, not peaks.
 
     Attributes:
-        name: Of the device.
-        bandwidth_bytes_per_s: Weights and cached keys and values, while decoding.
-        decode_flops_per_s: Products of a decoding step.
-        prefill_flops_per_s: Products over whole prompts.
-        train_flops_per_s: Forward and backward of a draft.
-        memory_bytes: Of its own; None: it shares the machine's.
-        exchange_bytes_per_s: Between two workers.
-        step_overhead_s: Of an optimizer step beside its products: reading samples, the optimizer, the collective.
-        start_s: Processes of a stage: actors or a worker group, and what they import.
-        load_bytes_per_s: Weights from storage to where they are used.
-        is_measured: Here, rather than computed from published peaks.
-        source: Where the rates come from.
+        name: Name of the device.
+        bandwidth_bytes_per_s: Rate of reading weights and cached keys and values while decoding.
+        decode_flops_per_s: Rate of the products of a decoding step.
+        prefill_flops_per_s: Rate of the products over whole prompts.
+        train_flops_per_s: Rate of forward and backward of a draft.
+        memory_bytes: Memory of the device; None: it shares the machine's.
+        exchange_bytes_per_s: Rate between two workers.
+        step_overhead_s: Seconds of an optimizer step beside its products: reading samples, the optimizer, the
+            collective.
+        start_s: Seconds to start the processes of a stage, actors or a worker group, with their imports.
+        load_bytes_per_s: Rate of loading weights from storage.
+        is_measured: Whether the rates were measured here rather than computed from published peaks.
+        source: Source of the rates.
     """
 
     name: str
@@ -48,7 +49,7 @@ TRAIN_UTILISATION = 0.2
 _GPU_STEP_OVERHEAD_S = 0.05
 _GPU_START_S = 45.0
 _GPU_LOAD_BYTES_PER_S = 1e9
-_GPU_EXCHANGE_BYTES_PER_S = 50e9  # workers of one machine; over a network it is what that gives
+_GPU_EXCHANGE_BYTES_PER_S = 50e9  # between workers of one machine; over a network it is the network's rate
 
 
 def _gpu(name: str, flops: float, bandwidth: float, memory: float, source: str) -> Device:
@@ -96,28 +97,28 @@ DEVICES: dict[str, Device] = {
 }
 
 ACCELERATORS = {"H100": "h100", "H200": "h200", "A100-80G": "a100", "L40S": "l40s"}
-"""What Ray calls the GPUs whose memory follows from their name; a plain A100 may have 40 or 80 GB."""
+"""Ray's names of the GPUs whose memory follows from their name; a plain A100 may have 40 or 80 GB."""
 
 TENSOR_PARALLEL_EFFICIENCY = 0.8
-"""Assumed, not measured here: of the GPUs of one machine, whose layers wait for each other twice."""
+"""Assumed, not measured here: efficiency on the GPUs of one machine, which wait for each other twice per layer."""
 
 ACROSS_NODES_EFFICIENCY = 0.5
-"""Assumed, not measured here: likewise where they wait over a network."""
+"""Assumed, not measured here: efficiency on GPUs that wait for each other over a network."""
 
 VLLM_START_S = 60.0
-"""Assumed: from loaded weights to the first answer, with compilation and graphs."""
+"""Assumed: seconds from loaded weights to the first answer, with compilation and graphs."""
 
 VLLM_WORK_BYTES = 3e9
-"""Assumed: of each GPU, what vLLM keeps beside weights, keys and values: activations, graphs, the collective's."""
+"""Assumed: bytes of each GPU that vLLM keeps beside weights, keys and values: activations, graphs, the collective's."""
 
 VALIDATE_S = 5.2
-"""demo-2026-11-24.json."""
+"""Source: demo-2026-11-24.json."""
 
 PUBLISH_S = 1.0
-"""Assumed: a pack is copied and hashed."""
+"""Assumed: seconds to copy and hash a pack."""
 
 STORE_BYTES_PER_S = 1e9
-"""Assumed: what one machine reads from or writes to shared storage."""
+"""Assumed: rate at which one machine reads from or writes to shared storage."""
 
 ACTIVATION_FACTOR = 16.0
 """Assumed: bytes per token and hidden unit that one draft layer keeps for its backward pass, beside the logits."""

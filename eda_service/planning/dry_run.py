@@ -1,5 +1,5 @@
-"""What a job will need, before it is one: placement, memory, disk, time, steps. Nothing is loaded that weighs and
-nothing is stored. Imports neither Ray nor torch, for the API's sake.
+"""The needs of a job before it is submitted: placement, memory, disk, time, steps. No weights are loaded and nothing is
+stored. Imports neither Ray nor torch, so that the API can import it.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from eda_service.targets.files.shape import ModelShape, shape_of_target
 
 @dataclass(frozen=True)
 class StageNeed:
-    """One stage.
+    """The needs of one stage.
 
     Attributes:
-        stage: Its name.
+        stage: Name of the stage.
         placement: driver, task, pool, pack or spread (`eda_service.planning.placement.Strategy`).
-        workers: Processes at most.
-        cpus: Logical CPUs of each.
-        gpus: Of each.
-        threads: Of each.
-        memory_bytes: Of one device, at most.
-        host_memory_bytes: Of one worker's machine beside the devices, at most; 0: little.
-        nodes: That each worker takes, with the same number of its GPUs on each.
-        disk_bytes: Written, at the expected lengths.
-        seconds: From start to end.
-        seconds_low: At least, as it is expected.
-        seconds_high: At most, likewise.
+        workers: Largest number of processes.
+        cpus: Logical CPUs of each process.
+        gpus: GPUs of each process.
+        threads: Threads of each process.
+        memory_bytes: Largest use of one device's memory.
+        host_memory_bytes: Largest use of the memory of one worker's machine beside the devices; 0: little.
+        nodes: Number of nodes of each worker, with the same number of its GPUs on each.
+        disk_bytes: Bytes written, at the expected lengths.
+        seconds: Expected seconds from start to end.
+        seconds_low: Lower end of the expected range of seconds.
+        seconds_high: Upper end of the expected range of seconds.
     """
 
     stage: str
@@ -63,15 +63,15 @@ class StageNeed:
 
 @dataclass(frozen=True)
 class TargetSplit:
-    """How vLLM parts the target of a job.
+    """The split of a job's target over vLLM's devices.
 
     Attributes:
-        engine: `vllm`.
-        devices: Of one engine.
-        nodes: That they are on.
-        weight_bytes: On each device.
-        cache_bytes: Keys and values of a full batch, on each device.
-        room_bytes: Of each device that vLLM may take; None: not known.
+        engine: The word `vllm`.
+        devices: Number of devices of one engine.
+        nodes: Number of nodes of these devices.
+        weight_bytes: Bytes of weights on each device.
+        cache_bytes: Bytes of keys and values of a full batch, on each device.
+        room_bytes: Bytes that vLLM may use of each device; None: unknown.
     """
 
     engine: str
@@ -84,10 +84,11 @@ class TargetSplit:
 
 @dataclass(frozen=True)
 class ExpectedTime:
-    """How long a job takes: seconds from `low` to `high`, and in the middle.
+    """The expected duration of a job in seconds: a range from `low` to `high`, and its middle.
 
     Attributes:
-        num_jobs: Earlier jobs of this home that it rests on; 0: the plan's constants, with a width of their own.
+        num_jobs: Number of earlier jobs of this home behind the estimate; 0: only the plan's constants, with a wider
+            range.
     """
 
     low: float
@@ -98,22 +99,22 @@ class ExpectedTime:
 
 @dataclass(frozen=True)
 class DryRun:
-    """One job.
+    """The needs of one job.
 
     Attributes:
-        device: What its workers compute on, by the plan's name.
-        stages: In order.
-        disk_bytes: Upper bound of what it writes.
-        free_disk_bytes: Where it would write; None: on storage by URL, which is not asked.
-        num_samples: Answers generated.
-        num_train_steps: Optimizer steps.
-        trainable_parameters: Of its draft.
-        seconds: start, generate (with select), train, evaluate (with publish), total.
-        fits: The disk and the cluster have room, and target and base draft have the same sizes.
-        warnings: What does not fit, and what is a guess.
-        measured_on: The prompts of its evaluation.
-        target: How vLLM parts its target; None: the project's own engine runs it.
-        expected: How long the whole takes, and on how many earlier jobs that rests.
+        device: Plan's name of the device that its workers compute on.
+        stages: Stages in order.
+        disk_bytes: Upper bound of the bytes it writes.
+        free_disk_bytes: Free bytes where it would write; None: on storage by URL, which is not asked.
+        num_samples: Number of generated answers.
+        num_train_steps: Number of optimizer steps.
+        trainable_parameters: Number of trained parameters of its draft.
+        seconds: Seconds by part: start, generate (with select), train, evaluate (with publish), total.
+        fits: Whether disk and cluster have enough space, and target and base draft have the same sizes.
+        warnings: Problems that prevent the job, and uncertain assumptions.
+        measured_on: Description of the prompts of its evaluation.
+        target: Split of its target by vLLM; None: the project's own engine runs it.
+        expected: Expected duration of the job, and the number of earlier jobs behind it.
     """
 
     device: str
@@ -142,15 +143,15 @@ def dry_run(
     """Plan a config that passed the checks at submit.
 
     Args:
-        config: The job.
-        home: Where it would run.
-        gpu: What it computes on, if it uses GPUs.
-        shape: Of its target, where the caller knows it; None: as the target's files say.
-        told: What does not fit besides, in the caller's words; the job then does not fit as a whole.
+        config: Config of the job.
+        home: Root of the state where it would run.
+        gpu: Type of GPU, if the job uses GPUs.
+        shape: Sizes of its target, if the caller knows them; None: they are read from the target's files.
+        told: Further problems, in the caller's words; if there are any, the job does not fit.
 
     Raises:
-        InputError: The target cannot be found, its files do not say their sizes, its heads do not go into
-            `tensor_parallel_size`, or no GPU of that name.
+        InputError: The target cannot be found, its files lack its sizes, its heads cannot be split by
+            `tensor_parallel_size`, or the type of GPU is unknown.
         BaseDraftMissingError: The base draft cannot be read.
     """
     draft = draft_config(config.base_draft, home)
@@ -190,17 +191,17 @@ def dry_run(
 def expected_plan(
     config: AdaptConfig, shape: ModelShape, draft: DraftConfig, home: Path, *, gpu: str | None = None
 ) -> tuple[Plan, Calibration | None]:
-    """The plan of a job that has not run, as fast as the jobs of its home were in the middle, and what they left.
+    """Plan a job with the median speed of the earlier jobs of its home; return the plan and their calibration.
 
     Args:
-        config: The job.
-        shape: Of its target.
-        draft: Of its base draft.
-        home: Where it runs.
-        gpu: What it computes on, if it uses GPUs.
+        config: Config of the job.
+        shape: Sizes of its target.
+        draft: Config of its base draft.
+        home: Root of the state where it runs.
+        gpu: Type of GPU, if the job uses GPUs.
 
     Raises:
-        InputError: No GPU of that name.
+        InputError: The type of GPU is unknown.
     """
     device = device_of(config, gpu)
     calibration = kept_calibration(home, device)
@@ -211,17 +212,17 @@ def expected_plan(
 def expected_ranges(
     config: AdaptConfig, shape: ModelShape, draft: DraftConfig, home: Path, *, gpu: str | None = None
 ) -> tuple[dict[str, TimeRange], int]:
-    """How long each stage of a job takes, from the earlier jobs of its home, and how many of them there are.
+    """Estimate how long each stage of a job takes, from the earlier jobs of its home; return also their number.
 
     Args:
-        config: The job.
-        shape: Of its target.
-        draft: Of its base draft.
-        home: Where it runs.
-        gpu: What it computes on, if it uses GPUs.
+        config: Config of the job.
+        shape: Sizes of its target.
+        draft: Config of its base draft.
+        home: Root of the state where it runs.
+        gpu: Type of GPU, if the job uses GPUs.
 
     Raises:
-        InputError: No GPU of that name.
+        InputError: The type of GPU is unknown.
     """
     device, lengths = device_of(config, gpu), expected_lengths(config)
     history = read_history(home, device)
@@ -233,22 +234,22 @@ def expected_ranges(
 
 
 def chosen_config(config: AdaptConfig, shape: ModelShape, *, gpu: str | None = None) -> AdaptConfig:
-    """A job with the engine that its target will have on such GPUs, or on CPUs of machines like this one.
+    """Return the job with the engine that its target will have on such GPUs, or on CPUs of machines like this one.
 
     Raises:
-        InputError: No GPU of that name.
+        InputError: The type of GPU is unknown.
     """
     device = device_of(config, gpu)
     return choose_engine(config, shape, device, _machine_bytes(device)).config
 
 
 def _machine_bytes(device: Device) -> float | None:
-    """Memory that a CPU shares, as this machine has it; None: the device has its own."""
+    """Return this machine's memory in bytes, which a CPU shares; None: the device has its own."""
     return None if device.memory_bytes is not None else float(psutil.virtual_memory().total)
 
 
 def target_split(plan: Plan) -> TargetSplit | None:
-    """How vLLM parts the target of a plan; None: the project's own engine runs it."""
+    """Return the split of a plan's target by vLLM; None: the project's own engine runs it."""
     need = plan.engine
     if need is None:
         return None
@@ -263,7 +264,7 @@ def target_split(plan: Plan) -> TargetSplit | None:
 
 
 def stage_needs(plan: Plan) -> tuple[StageNeed, ...]:
-    """Stage by stage, what a plan asks for."""
+    """List the needs of a plan's stages."""
     return tuple(
         StageNeed(
             stage=stage.stage,
@@ -283,7 +284,7 @@ def stage_needs(plan: Plan) -> tuple[StageNeed, ...]:
 
 
 def part_seconds(plan: Plan) -> dict[str, float]:
-    """Whole seconds of a plan by part: starting processes apart from the work."""
+    """Return whole seconds of a plan by part, with the start of processes apart from the work."""
 
     def work(*names: str) -> float:
         return sum(plan.stage(name).seconds - plan.stage(name).start_s for name in names)

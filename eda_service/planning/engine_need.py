@@ -1,7 +1,7 @@
-"""Who runs a target, over how many devices, and what that takes of each: one rule for plans and for jobs.
+"""The engine of a target, its number of devices, and its use of each: one rule for plans and for jobs.
 
 vLLM gives each of N ranks a share of every layer: 1/N of the weights, and of the keys and values as long as there are
-heads of them to part. Imports neither Ray nor torch, for the API's sake.
+enough heads to split. Imports neither Ray nor torch, so that the API can import it.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ _MOST_RANKS = 64
 _FLOAT32_BYTES = 4
 _GIB = 2**30
 _STATE_COPIES = 2
-"""Of a shard's states: as vLLM's worker kept them, and as they are written."""
+"""Copies of a shard's states: as vLLM's worker kept them, and as they are written."""
 
 
 def engine_for(weight_bytes: float, memory_bytes: float) -> EngineKind:
-    """Who runs a target of which nobody says it: the own engine where one device holds it, else vLLM.
+    """Choose the engine of a target if none is named: the own engine if one device holds the target, else vLLM.
 
     Args:
-        weight_bytes: Of the target, as it would be loaded.
-        memory_bytes: Of one whole device, whatever of it is taken now.
+        weight_bytes: Bytes of the target as it would be loaded.
+        memory_bytes: Memory of one whole device, free or not.
     """
     return EngineKind.EDA if LOADING * weight_bytes <= memory_bytes else EngineKind.VLLM
 
 
 def weight_bytes(spec: TargetSpec, shape: ModelShape) -> float:
-    """Of a target as it is loaded; a quantised one counts as if it were not."""
+    """Return the bytes of a loaded target; a quantised one counts as if it were not quantised."""
     return (_FLOAT32_BYTES if spec.dtype == "float32" else WEIGHT_BYTES) * shape.num_parameters
 
 
 def split_problem(shape: ModelShape, size: int) -> str | None:
-    """Why vLLM cannot part a target over so many ranks; None: it can.
+    """Return why vLLM cannot split a target over so many ranks; None: it can.
 
-    It parts the query heads evenly, and the key/value heads as well or, when there are fewer than ranks, copies each to
-    equally many.
+    vLLM splits the query heads evenly, and the key/value heads as well; if there are fewer key/value heads than ranks,
+    it copies each to the same number of ranks.
     """
     width = shape.expert_width if shape.active_parameters is None else None
     return _split_problem("the target", shape.num_heads, shape.num_kv_heads, width, size)
 
 
 def draft_split_problem(draft: DraftConfig, size: int) -> str | None:
-    """The same of a base draft, which vLLM parts over the ranks of its target when it drafts for the evaluation."""
+    """Return why vLLM cannot split a base draft over the ranks of its target; None: it can."""
     return _split_problem("the base draft", draft.num_heads, draft.num_kv_heads, draft.expert_width, size)
 
 
@@ -63,15 +63,15 @@ def _split_problem(whose: str, heads: int, kv_heads: int, width: int | None, siz
 
 
 def check_split(spec: TargetSpec, shape: ModelShape, draft: DraftConfig | None = None) -> None:
-    """Refuse a `tensor_parallel_size` that the heads of target and draft do not go into.
+    """Refuse a `tensor_parallel_size` by which the heads of target and draft cannot be split.
 
     Args:
-        spec: The target, with who runs it.
-        shape: Its sizes.
-        draft: Of the base draft; None: not looked at.
+        spec: Target and its engine.
+        shape: Sizes of the target.
+        draft: Config of the base draft; None: it is not checked.
 
     Raises:
-        TargetIncompatibleError: They do not, and vLLM would run the target.
+        TargetIncompatibleError: The heads cannot be split, and vLLM would run the target.
     """
 
     def problem(size: int) -> str | None:
@@ -87,15 +87,15 @@ def check_split(spec: TargetSpec, shape: ModelShape, draft: DraftConfig | None =
 
 
 def check_room(config: AdaptConfig, shape: ModelShape, memory_bytes: float) -> None:
-    """Refuse a job whose target goes to vLLM by its size, over fewer GPUs than hold it.
+    """Refuse a job whose target is too large for the own engine, with fewer GPUs than hold it in vLLM.
 
     Args:
-        config: The job.
-        shape: Of its target.
-        memory_bytes: Of one GPU.
+        config: Config of the job.
+        shape: Sizes of its target.
+        memory_bytes: Memory of one GPU.
 
     Raises:
-        TargetIncompatibleError: Its part of the target does not fit one.
+        TargetIncompatibleError: A GPU cannot hold its part of the target.
     """
     device = replace(DEVICES["h100"], name="GPU", memory_bytes=memory_bytes)
     problem = device_problem(device, vllm_need(config, shape, device), advice_of(smallest_size(config, shape, device)))
@@ -104,26 +104,26 @@ def check_room(config: AdaptConfig, shape: ModelShape, memory_bytes: float) -> N
 
 
 def advice_of(size: int | None) -> str:
-    """What to set so that vLLM's GPUs hold a target.
+    """Write which setting makes vLLM's GPUs hold a target.
 
     Args:
-        size: The fewest that do; None: no number does.
+        size: Smallest sufficient number of GPUs; None: no number is sufficient.
     """
     return "take larger GPUs, or lower selfgen.batch_size" if size is None else f"set {SIZE_FIELD} to {size}"
 
 
 @dataclass(frozen=True)
 class EngineNeed:
-    """One engine over the target.
+    """The needs of one engine over the target.
 
     Attributes:
-        kind: Who.
-        size: Devices that the target is parted over.
-        nodes: Machines that they are on.
-        weight_bytes: On each device.
-        cache_bytes: Keys and values of a full batch at their longest, on each device.
-        memory_bytes: What it takes of each device. vLLM takes as much of a GPU as it is given, whatever it needs.
-        room_bytes: What it may take of one; None: not known.
+        kind: Engine that runs the target.
+        size: Number of devices that the target is split over.
+        nodes: Number of machines of these devices.
+        weight_bytes: Bytes of weights on each device.
+        cache_bytes: Bytes of keys and values of a full batch at its longest, on each device.
+        memory_bytes: Bytes used of each device. vLLM takes the share of a GPU that it is given, whatever it needs.
+        room_bytes: Bytes that it may use of a device; None: unknown.
     """
 
     kind: EngineKind
@@ -136,7 +136,7 @@ class EngineNeed:
 
     @property
     def work_bytes(self) -> float:
-        """What vLLM keeps of a GPU beside weights, keys and values."""
+        """Bytes of a GPU that vLLM uses beside weights, keys and values."""
         return VLLM_WORK_BYTES if self.room_bytes is not None else 0.0
 
     @property
@@ -146,13 +146,13 @@ class EngineNeed:
 
 
 def vllm_need(config: AdaptConfig, shape: ModelShape, device: Device, *, size: int | None = None) -> EngineNeed:
-    """What a vLLM of self-generation takes of each of its devices.
+    """Compute the needs of self-generation's vLLM for each of its devices.
 
     Args:
-        config: The job.
-        shape: Of its target.
-        device: That it computes on; of CPUs, what each rank takes of its machine.
-        size: Ranks; None: as the config says.
+        config: Config of the job.
+        shape: Sizes of its target.
+        device: Device that it computes on; for CPUs, the share of the machine of each rank.
+        size: Number of ranks; None: that of the config.
     """
     selfgen = config.selfgen
     batch = min(selfgen.batch_size, selfgen.shard_size)
@@ -162,14 +162,14 @@ def vllm_need(config: AdaptConfig, shape: ModelShape, device: Device, *, size: i
 def evaluation_need(
     config: AdaptConfig, shape: ModelShape, device: Device, draft_parameters: float, *, size: int | None = None
 ) -> EngineNeed:
-    """What a vLLM of the evaluation takes of each of its devices; a rank may hold its draft whole.
+    """Compute the needs of the evaluation's vLLM for each of its devices; a rank may hold the whole draft.
 
     Args:
-        config: The job.
-        shape: Of its target.
-        device: As above.
-        draft_parameters: Of the adapted draft.
-        size: As above.
+        config: Config of the job.
+        shape: Sizes of its target.
+        device: Device that it computes on; for CPUs, the share of the machine of each rank.
+        draft_parameters: Number of parameters of the adapted draft.
+        size: Number of ranks; None: that of the config.
     """
     evaluation = config.evaluation
     batch = min(evaluation.batch_size, evaluation.num_prompts)
@@ -186,21 +186,21 @@ def _need(
     cache = cached_tokens * shape.kv_bytes_per_token / min(size, shape.num_kv_heads)
     nodes = max(1, size // settings.gpus_per_node) if config.train.use_gpu else 1
     if device.memory_bytes is None:
-        given = settings.kv_cache_gib * _GIB  # requests that find no room in it wait
+        given = settings.kv_cache_gib * _GIB  # requests that do not fit into the cache wait
         return EngineNeed(EngineKind.VLLM, size, nodes, weights, min(cache, given), weights + given, None)
     room = settings.gpu_memory_fraction * device.memory_bytes
     return EngineNeed(EngineKind.VLLM, size, nodes, weights, cache, room, room)
 
 
 def shard_host_bytes(config: AdaptConfig, shape: ModelShape, tokens_per_sample: float, num_captures: int) -> float:
-    """Memory beside the devices of the process that has vLLM answer a shard: the target's embedding and head, and the
+    """Compute the host memory of the process in which vLLM answers a shard: the target's embedding and head, and the
     states of the shard.
 
     Args:
-        config: The job.
-        shape: Of its target.
-        tokens_per_sample: Prompt and answer.
-        num_captures: Layers of which states are kept beside what the head reads.
+        config: Config of the job.
+        shape: Sizes of its target.
+        tokens_per_sample: Number of tokens of prompt and answer.
+        num_captures: Number of layers whose states are kept beside the head's input.
     """
     return shape.io_bytes + _states(shape, config.selfgen.shard_size * tokens_per_sample, num_captures)
 
@@ -208,14 +208,15 @@ def shard_host_bytes(config: AdaptConfig, shape: ModelShape, tokens_per_sample: 
 def evaluation_host_bytes(
     config: AdaptConfig, shape: ModelShape, prompt_tokens: float, num_captures: int, draft_parameters: float
 ) -> float:
-    """Likewise of the evaluation: the target's ends, states of all held-out answers, and two drafts.
+    """Compute the host memory of the evaluation: the target's embedding and head, states of all held-out answers, two
+    drafts.
 
     Args:
-        config: The job.
-        shape: Of its target.
-        prompt_tokens: Of one prompt.
-        num_captures: As above.
-        draft_parameters: Of one draft.
+        config: Config of the job.
+        shape: Sizes of its target.
+        prompt_tokens: Number of tokens of one prompt.
+        num_captures: Number of layers whose states are kept beside the head's input.
+        draft_parameters: Number of parameters of one draft.
     """
     tokens = config.evaluation.num_prompts * (prompt_tokens + config.evaluation.max_new_tokens)
     return shape.io_bytes + _states(shape, tokens, num_captures) + 2.0 * WEIGHT_BYTES * draft_parameters
@@ -226,8 +227,8 @@ def _states(shape: ModelShape, tokens: float, num_captures: int) -> float:
 
 
 def smallest_size(config: AdaptConfig, shape: ModelShape, device: Device, draft_parameters: float = 0.0) -> int | None:
-    """The fewest devices over which vLLM can part the target so that each holds its part in every stage; None: there is
-    no such number.
+    """Return the smallest number of devices over which vLLM can split the target so that each holds its part in every
+    stage; None: no number is sufficient.
     """
     per_node = config.target.vllm.gpus_per_node
     for size in range(1, _MOST_RANKS + 1):
@@ -241,11 +242,11 @@ def smallest_size(config: AdaptConfig, shape: ModelShape, device: Device, draft_
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """Who runs the target of a job.
+    """The engine chosen for the target of a job.
 
     Attributes:
-        config: The job, whose target says it.
-        why: What the user should know of it, and set; None: it is as asked for.
+        config: Config of the job, whose target names the engine.
+        why: Explanation for the user, with settings to change; None: the engine is the one asked for.
     """
 
     config: AdaptConfig
@@ -255,13 +256,13 @@ class EngineChoice:
 def choose_engine(
     config: AdaptConfig, shape: ModelShape, device: Device, memory_bytes: float | None = None
 ) -> EngineChoice:
-    """The job with the engine that its target will have.
+    """Return the job with the engine that its target will have.
 
     Args:
-        config: The job.
-        shape: Of its target.
-        device: That stages compute on.
-        memory_bytes: Of that device, where `device` shares the machine's; None: it counts as enough.
+        config: Config of the job.
+        shape: Sizes of its target.
+        device: Device that stages compute on.
+        memory_bytes: Memory of that device, if `device` shares the machine's; None: it counts as enough.
     """
     spec = config.target
     if spec.engine is not None:
@@ -293,7 +294,7 @@ def _with_engine(config: AdaptConfig, kind: EngineKind, size: int | None = None)
 
 
 def device_problem(device: Device, need: EngineNeed, advice: str) -> str | None:
-    """What a device lacks for its part of an engine, with what to set; None: it holds it."""
+    """Return what a device lacks for its part of an engine, with the setting to change; None: nothing."""
     if need.fits:
         return None
     assert need.room_bytes is not None, "what is not known is not held against anything"

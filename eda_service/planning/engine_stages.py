@@ -1,4 +1,4 @@
-"""What a plan's stages take where vLLM runs the target, and what one device lacks for them."""
+"""The needs of a plan's stages if vLLM runs the target, and the memory that one device lacks for them."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from eda_service.records import Stage
 from eda_service.targets.files.shape import ModelShape
 
 _EVALUATION_ENGINES = 3
-"""Of vLLM, one after the other: without a draft, with the base draft, with the adapted one."""
+"""Number of vLLM engines that run in turn: without a draft, with the base draft, with the adapted one."""
 
 
 def share_of(device: Device, threads: int) -> float:
-    """Devices of one process: a GPU, or as many cores as it has threads."""
+    """Return the number of devices of one process: a GPU, or as many cores as it has threads."""
     return float(threads) if device.memory_bytes is None else 1.0
 
 
 def engine_share(device: Device, threads: int, config: AdaptConfig) -> float:
-    """Devices of an engine over the target, as far as they work at once."""
+    """Return the effective number of devices of an engine over the target: ranks lose time waiting for each other."""
     share, settings = share_of(device, threads), config.target.vllm
     if config.target.engine is not EngineKind.VLLM or settings.tensor_parallel_size == 1:
         return share
@@ -58,17 +58,17 @@ def on_vllm(
     scale: Calibration,
     num_captures: int,
 ) -> StagePlan:
-    """A stage of a job whose target vLLM runs: devices, memory, starts and loads are those of its engines.
+    """Change a stage of a job whose target vLLM runs: devices, memory, starts and loads become those of its engines.
 
     Args:
-        stage: As it would be for one process of the project's own engine.
-        config: The job.
-        shape: Of its target.
-        device: That stages compute on.
-        lengths: Of the data.
-        work: Of the job.
-        scale: Where starts were measured, they hold.
-        num_captures: Layers that the draft reads.
+        stage: Stage as planned for one process of the project's own engine.
+        config: Config of the job.
+        shape: Sizes of its target.
+        device: Device that stages compute on.
+        lengths: Mean lengths of the data.
+        work: Workload of the job.
+        scale: Calibration; measured start times replace the assumed ones.
+        num_captures: Number of layers that the draft reads.
     """
     share = stage.placement.gpus or share_of(device, max(1, stage.placement.threads))
     if stage.stage == Stage.GENERATE:
@@ -100,7 +100,7 @@ def on_vllm(
 def lacking(
     config: AdaptConfig, shape: ModelShape, device: Device, stages: Sequence[StagePlan], work: Workload
 ) -> Iterator[str]:
-    """What one device lacks, stage by stage, each with what to set."""
+    """Yield the memory that one device lacks, stage by stage, each with the setting to change."""
     if device.memory_bytes is None:
         return
     is_vllm = config.target.engine is EngineKind.VLLM

@@ -1,6 +1,6 @@
 """Counts that follow from a config alone: samples, optimizer steps, the upper bound of bytes on disk.
 
-Imports neither Ray nor torch, for the API's sake.
+Imports neither Ray nor torch, so that the API can import it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from eda_service.targets.files.shape import FEATURE_BYTES, WEIGHT_BYTES
 
 
 def disk_need_bytes(config: AdaptConfig, draft: DraftConfig) -> int:
-    """Upper bound of what the job writes: hidden states of all samples, copies of the kept ones, embedding and head.
+    """Compute an upper bound of the bytes that the job writes: hidden states of all samples, copies of the kept ones,
+    embedding and head.
 
     Args:
-        config: The job.
-        draft: Its base draft's shape, which says what is stored of a token; sizes that the target has too are the same.
+        config: Config of the job.
+        draft: Config of the base draft, which determines the stored values per token; sizes shared with the target are
+            equal.
     """
     samples = config.dataset.num_prompts * config.selfgen.answers_per_prompt
     tokens = samples * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
@@ -28,26 +30,26 @@ def disk_need_bytes(config: AdaptConfig, draft: DraftConfig) -> int:
 
 
 def num_samples(config: AdaptConfig) -> int:
-    """Answers that are generated: to the prompts of the data set but for the held-out ones."""
+    """Count the answers to generate: to the prompts of the data set except the held-out ones."""
     prompts = config.dataset.num_prompts - (0 if config.eval_dataset else config.evaluation.num_prompts)
     return prompts * config.selfgen.answers_per_prompt
 
 
 def split_samples(config: AdaptConfig) -> tuple[int, int]:
-    """(samples that train, samples held out in training) of those that selection keeps."""
+    """Split the samples that selection keeps into (samples that train, samples held out in training)."""
     kept = round(num_samples(config) * make_selector(config.selection).share)
     heldout = min(64, round(kept * config.train.heldout_fraction))
     return max(1, kept - heldout), heldout
 
 
 def num_train_steps(config: AdaptConfig) -> int:
-    """Optimizer steps of the job, if no prompt is skipped."""
+    """Count the optimizer steps of the job, if no prompt is skipped."""
     return math.ceil(split_samples(config)[0] / config.train.batch_size) * config.train.epochs
 
 
 def draft_parameters(train: TrainConfig, draft: DraftConfig) -> tuple[int, int]:
-    """(all parameters, trainable ones) of the draft that a method trains, with the rows added to its head; LoRA's,
-    whose number its rank decides, count as the whole draft.
+    """Count (all parameters, trainable ones) of the draft that a method trains, with the rows added to its head; for
+    LoRA, whose number depends on its rank, the whole draft is counted.
     """
     private = PrivateConfig.of(draft, train) if train.method is Method.EDA else None
     total, trained = parameter_counts(draft, private, train_fc=train.train_fc, train_attention=train.train_attention)
@@ -56,19 +58,19 @@ def draft_parameters(train: TrainConfig, draft: DraftConfig) -> tuple[int, int]:
 
 
 def added_rows(train: TrainConfig, draft: DraftConfig) -> int:
-    """Rows that training adds to a head of the draft's own."""
+    """Count the rows that training adds to a head of the draft's own."""
     return 0 if draft.own_vocab_size is None else train.extend_draft_vocab
 
 
 def scored_tokens(train: TrainConfig, draft: DraftConfig) -> int:
-    """Tokens that a draft scores: those of its own head and what is added to it, or as many as training ranks."""
+    """Count the tokens that a draft scores: those of its own head and the added ones, or as many as training ranks."""
     if draft.own_vocab_size is not None:
         return draft.own_vocab_size + added_rows(train, draft)
     return train.draft_vocab_size or draft.vocab_size
 
 
 def train_flops_per_token(train: TrainConfig, draft: DraftConfig) -> float:
-    """Forward and backward of one drafted position: the experts, and the head's rows of the draft vocabulary."""
+    """Count the operations of forward and backward of one drafted position: the experts, and the rows of the head."""
     rows = scored_tokens(train, draft)
     experts = 6.0 * (2 + train.private_width_fraction) * 3 * draft.hidden_size * draft.expert_width
     return experts + 8.0 * rows * draft.hidden_size

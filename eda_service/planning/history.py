@@ -1,7 +1,8 @@
-"""What earlier jobs of a home took beside their plans, the last twenty; and how long the next one takes, from that.
+"""The costs of the last twenty jobs of a home compared with their plans; the expected duration of the next job from
+them.
 
-One job on a busy machine says little of the next: plans go by the median of each factor, and the range of a plan lies
-between the quartiles, wider the fewer jobs there were. Without any the range has a width of its own.
+One job on a busy machine says little about the next: plans use the median of each factor, and the range of a plan lies
+between the quartiles, wider if there were few jobs. Without any job the range has a fixed width.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from eda_service.storage.runs.run import calibration_path
 
 MAX_JOBS = 20
 MEASURED_WIDTH, ASSUMED_WIDTH = 3.0, 5.0
-"""Assumed: how many times as long, or as short, a job takes where none has ended yet: on a device like the one that the
-constants were measured on, and where they follow from a data sheet.
+"""Assumed: the factor by which a job may be slower or faster before any has ended: on a device like the one that the
+constants were measured on, and on one whose constants come from a data sheet.
 """
 _FACTORS = ("generate", "train", "evaluate")
-"""Fields of a calibration that are always numbers; the others may be the device's."""
+"""Fields of a calibration that are always numbers; the others may be None."""
 
 
 @dataclass(frozen=True)
 class TimeRange:
-    """Seconds: half of what was seen lies between `low` and `high`."""
+    """A range of seconds: half of the observed values lie between `low` and `high`."""
 
     low: float
     median: float
@@ -42,14 +43,14 @@ class TimeRange:
 
 @dataclass(frozen=True)
 class History:
-    """Calibrations that jobs on one kind of device have left, oldest first."""
+    """Calibrations of earlier jobs on one kind of device, oldest first."""
 
     device: Device
     calibrations: tuple[Calibration, ...]
 
     @property
     def num_jobs(self) -> int:
-        """On which a plan rests."""
+        """Number of jobs behind a plan."""
         return len(self.calibrations)
 
     @property
@@ -69,16 +70,16 @@ class History:
 
     @property
     def width(self) -> float:
-        """By how much a range is wider than what was seen: so many times as long, and as short."""
+        """Factor by which a range is wider than the observed one, in both directions."""
         if not self.calibrations:
             return MEASURED_WIDTH if self.device.is_measured else ASSUMED_WIDTH
         return 1.0 + 1.0 / self.num_jobs
 
     def ranges(self, plan: Callable[[Calibration | None], Plan]) -> dict[str, TimeRange]:
-        """How long each stage of a job takes, by its name.
+        """Estimate how long each stage of a job takes, by the stage's name.
 
         Args:
-            plan: The plan of the job for what earlier ones took.
+            plan: Function from a calibration to the plan of the job.
         """
         fast, typical, slow = plan(self.fast), plan(self.typical), plan(self.slow)
         return {
@@ -99,7 +100,7 @@ class History:
 
 
 def read_history(home: Path, device: Device) -> History:
-    """What the jobs of a home on such devices have left; a version before kept the last one alone."""
+    """Read the calibrations of a home's jobs on such devices; an earlier version kept only the last one."""
     listed = _read(history_path(home))
     if not isinstance(listed, list):
         listed = [_read(calibration_path(home))]
@@ -108,7 +109,7 @@ def read_history(home: Path, device: Device) -> History:
 
 
 def add_to_history(home: Path, device: Device, job_id: str, calibration: Calibration) -> None:
-    """Remember what a job that has ended took; one that is told again replaces what it left before.
+    """Store the calibration of a job that has ended; a second call for the same job replaces the first.
 
     Jobs that end at the same time wait for one another.
     """
@@ -129,7 +130,7 @@ def add_to_history(home: Path, device: Device, job_id: str, calibration: Calibra
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Read and write a file with nobody between: two jobs that end together are both remembered."""
+    """Hold a lock, so that no other process reads or writes the file: two jobs that end together are both stored."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("a", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -137,7 +138,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def history_path(home: Path) -> Path:
-    """The file, beside that of the last job alone, which a version before reads."""
+    """Return the path of the file, beside that of the last job alone, which an earlier version reads."""
     return calibration_path(home).with_name("calibrations.json")
 
 

@@ -1,4 +1,4 @@
-"""The calibration that a job leaves behind when it has ended: the next dry runs go by what the last jobs took."""
+"""Storing the calibration of a job that has ended; the next dry runs use those of the last jobs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from eda_service.storage.files import write_json
 from eda_service.storage.runs.run import RunDir, calibration_path
 
 ASSUMED_GPU = "h100"
-"""What a job with GPUs is planned for where nobody says which."""
+"""Type of GPU that a job is planned for if none is named."""
 
 
 def device_of(config: AdaptConfig, gpu: str | None = None) -> Device:
-    """What a job's workers compute on.
+    """Return the device that a job's workers compute on.
 
     Args:
-        config: The job.
-        gpu: Which GPU, if it uses one.
+        config: Config of the job.
+        gpu: Type of GPU, if the job uses GPUs.
 
     Raises:
-        InputError: No GPU of that name.
+        InputError: The type of GPU is unknown.
     """
     gpus = [name for name, device in DEVICES.items() if device.memory_bytes is not None]
     if gpu is not None and gpu not in gpus:
@@ -36,9 +36,9 @@ def device_of(config: AdaptConfig, gpu: str | None = None) -> Device:
 
 
 def keep_calibration(run: RunDir) -> None:
-    """Write down what a job that has ended took beside its plan.
+    """Store the calibration of a job that has ended.
 
-    A job that was resumed, or is too small to tell, may give factors that say nothing: those are not kept.
+    A job that was resumed, or is very small, may give useless factors: those are not stored.
 
     Raises:
         EdaError: A record is missing, or its target can no longer be found.
@@ -53,5 +53,5 @@ def keep_calibration(run: RunDir) -> None:
 
 
 def kept_calibration(home: Path, device: Device) -> Calibration | None:
-    """What the jobs on such devices took, by the median of each factor; None before the first."""
+    """Return the median calibration of the jobs on such devices; None before the first."""
     return read_history(home, device).typical

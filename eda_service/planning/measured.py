@@ -1,4 +1,4 @@
-"""What a job that has ended took, from its records, beside what its plan says; and the calibration that follows."""
+"""The measured costs of a job that has ended, from its records, and the calibration that follows from its plan."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from eda_service.targets.files.shape import ModelShape, shape_of_target
 
 @dataclass(frozen=True)
 class Measured:
-    """One job.
+    """The measured costs of one job.
 
     Attributes:
-        config: As it ran.
-        shape: Of its target.
-        draft: Of its base draft, whose kind says what is kept and trained of each token.
-        lengths: Mean tokens of its samples.
-        seconds: By stage, start to end.
-        generate_work_s: The gate of `min_gain`, and decoding of the reference and of the shards, of one actor.
-        train_work_s: In the training loop.
-        disk_bytes: Of the self-generated set's files.
+        config: Config of the job as it ran.
+        shape: Sizes of its target.
+        draft: Config of its base draft, which determines what is kept and trained per token.
+        lengths: Mean tokens of its prompts and answers.
+        seconds: Seconds of each stage from start to end.
+        generate_work_s: Seconds of one actor for the check of `min_gain` and for decoding of the reference and of the
+            shards.
+        train_work_s: Seconds in the training loop.
+        disk_bytes: Bytes of the self-generated set's files.
     """
 
     config: AdaptConfig
@@ -43,11 +44,11 @@ class Measured:
     disk_bytes: int
 
     def plan(self, device: Device, calibration: Calibration | None = None) -> Plan:
-        """The plan of the same job."""
+        """Plan the same job."""
         return make_plan(self.config, self.shape, device, self.lengths, calibration, self.draft)
 
     def calibration(self, device: Device) -> Calibration:
-        """Factors that make the plan of this job what it took."""
+        """Compute the factors that turn the plan of this job into its measured costs."""
         planned = {stage.stage: stage for stage in self.plan(device).stages}
 
         def factor(stage: str, work_s: float) -> float:
@@ -67,9 +68,9 @@ def measure(run_root: Path) -> Measured:
     """Read the records of a job.
 
     Raises:
-        InputError: It has not ended with all of them.
-        ArtifactCorruptError: One does not parse.
-        BaseDraftMissingError: Its base draft is gone, and with it what the job computed.
+        InputError: The job has not ended with all its records.
+        ArtifactCorruptError: A record does not parse.
+        BaseDraftMissingError: The job's base draft is gone.
     """
     run = RunDir(run_root)
     validated = run.read_record(ValidateRecord, Stage.VALIDATE, verify=False)

@@ -1,6 +1,6 @@
-"""What came of a job in the few numbers that people ask for: before and after, what was measured on, what it cost.
+"""The outcome of a job in the few numbers that people ask for: before and after, prompts, and cost.
 
-Of records alone, so that jobs of versions before have it too.
+It is computed from records alone, so that jobs of earlier versions have it too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DraftNumbers(Frozen):
 
 
 class Cost(Frozen):
-    """What a job took."""
+    """The cost of a job."""
 
     seconds: float = Field(description="of its stages together, without waiting")
     core_hours: float = Field(description="threads of each stage's workers times its time: what they held")
@@ -37,7 +37,7 @@ class Cost(Frozen):
 
 
 class Outcome(Frozen):
-    """Before and after: the base draft and the adapted one, on the same target and prompts in the same run."""
+    """The base draft and the adapted one, measured on the same target and prompts in the same run."""
 
     before: DraftNumbers
     after: DraftNumbers
@@ -51,13 +51,13 @@ class Outcome(Frozen):
 def outcome_of(
     report: EvalReport, config: AdaptConfig, seconds: Mapping[Stage, float], engine: EngineKind
 ) -> Outcome | None:
-    """The outcome of a job that has been evaluated; None where base or adapted draft were not measured.
+    """Compute the outcome of a job that was evaluated; None if base or adapted draft were not measured.
 
     Args:
-        report: Its evaluation.
-        config: As it ran.
-        seconds: Of each stage.
-        engine: Who ran its target.
+        report: Evaluation of the job.
+        config: Config of the job as it ran.
+        seconds: Seconds of each stage.
+        engine: Engine that ran its target.
     """
     temperature = report.acceptance[0].temperature if report.acceptance else 0.0
     accepted = {row.draft: row for row in report.acceptance if row.temperature == temperature}

@@ -1,7 +1,7 @@
-"""What the stages of a job ask Ray for: workers, logical CPUs, GPUs, and how they lie over nodes.
+"""The resources that the stages of a job request from Ray: workers, logical CPUs, GPUs, and their placement on nodes.
 
 Logical CPUs are fractions, so that actors never wait for each other on a small machine. Imports neither Ray nor torch,
-for the API's sake.
+so that the API can import it.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from eda_service.planning.estimate import num_samples
 from eda_service.records import Stage
 
 DRIVER_CPUS = 0.1
-"""Of a job's own process, held as long as it runs."""
+"""Logical CPUs of a job's own process, held as long as it runs."""
 MODEL_CPUS = 0.5
-"""Of a process that runs a target; of vLLM's, each rank."""
+"""Logical CPUs of a process that runs a target; for vLLM, of each rank."""
 TRAINER_CPUS = 0.5
 
 
 class Strategy(StrEnum):
-    """How a stage's workers come to their places."""
+    """How a stage's workers are placed."""
 
     DRIVER = "driver"
-    """The job's own process; nothing is asked for."""
+    """The job's own process; no resources are requested."""
     TASK = "task"
-    """One Ray task, wherever there is room."""
+    """One Ray task, on any node with enough resources."""
     POOL = "pool"
-    """Actors one by one, each wherever there is room; a stage begins with the first."""
+    """Actors one by one, each on any node with enough resources; a stage begins with the first."""
     PACK = "pack"
-    """A placement group, all at once and on as few nodes as hold it."""
+    """A placement group, created as a whole on as few nodes as possible."""
     SPREAD = "spread"
-    """A placement group, all at once and over as many nodes as there are."""
+    """A placement group, created as a whole over as many nodes as possible."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What one stage holds while it runs.
+    """The resources of one stage while it runs.
 
     Attributes:
-        strategy: How it comes there.
-        workers: Processes at most; generation is prepared by one before.
-        cpus: Logical ones of each.
-        gpus: Of each.
-        threads: That each computes with on a CPU.
-        nodes: That one of them takes, with the same number of GPUs on each.
+        strategy: How the workers are placed.
+        workers: Largest number of processes; one process prepares generation before.
+        cpus: Logical CPUs of each process.
+        gpus: GPUs of each process.
+        threads: Threads that each process computes with on a CPU.
+        nodes: Number of nodes of one process, with the same number of GPUs on each.
     """
 
     strategy: Strategy
@@ -60,12 +60,12 @@ class Placement:
 
     @property
     def bundles(self) -> list[dict[str, float]]:
-        """Of a process that takes several nodes, its placement group: one GPU each, as vLLM puts a rank into each."""
+        """The placement group of a process over several nodes: one GPU per bundle, as vLLM puts a rank into each."""
         return [{"CPU": self.cpus / self.gpus, "GPU": 1.0} for _ in range(self.gpus)]
 
     @property
     def of_one_node(self) -> Capacity:
-        """What one process takes of one machine."""
+        """Resources of one process on one machine."""
         return Capacity(cpus=self.cpus / self.nodes, gpus=self.gpus // self.nodes)
 
 
@@ -73,22 +73,22 @@ DRIVER = Placement(Strategy.DRIVER)
 
 
 def num_gpus(config: TrainConfig) -> int:
-    """GPUs of a process that holds a target by itself or trains a draft."""
+    """Return the number of GPUs of a process that holds a target by itself or trains a draft."""
     return 1 if config.use_gpu else 0
 
 
 def engine_placement(
     strategy: Strategy, target: TargetSpec, kind: EngineKind | None, *, workers: int, threads: int, use_gpu: bool
 ) -> Placement:
-    """What processes ask for of which each runs the target.
+    """Make the placement of processes of which each runs the target.
 
     Args:
-        strategy: How they come to their places.
-        target: With the settings of vLLM.
-        kind: Who runs it; None: as the target says, and the project's own engine where it does not.
-        workers: How many there are at most.
-        threads: Of one rank, on a CPU.
-        use_gpu: Whether they compute on GPUs.
+        strategy: How the processes are placed.
+        target: Target with the settings of vLLM.
+        kind: Engine of the target; None: as the target says, or else the project's own engine.
+        workers: Largest number of processes.
+        threads: Threads of one rank, on a CPU.
+        use_gpu: Whether the processes compute on GPUs.
     """
     ranks, nodes = 1, 1
     if (kind or target.engine) is EngineKind.VLLM:
@@ -97,18 +97,18 @@ def engine_placement(
 
 
 def group_strategy(config: TrainConfig) -> Strategy:
-    """How the training group is laid over nodes."""
+    """Return how the training group is placed on nodes."""
     if config.placement == "auto":
         return Strategy.PACK if config.use_gpu else Strategy.SPREAD
     return Strategy(config.placement)
 
 
 def placements(config: AdaptConfig, kind: EngineKind | None = None) -> dict[Stage, Placement]:
-    """What every stage of a job asks for.
+    """Make the placement of every stage of a job.
 
     Args:
-        config: The job.
-        kind: Who runs its target; None: as the target says, and the project's own engine where it does not.
+        config: Config of the job.
+        kind: Engine of its target; None: as the target says, or else the project's own engine.
     """
     selfgen, train, threads = config.selfgen, config.train, config.evaluation.threads
     actors = min(selfgen.num_actors, math.ceil(num_samples(config) / selfgen.shard_size))
@@ -129,7 +129,9 @@ def placements(config: AdaptConfig, kind: EngineKind | None = None) -> dict[Stag
 
 
 def _look(config: AdaptConfig, kind: EngineKind | None) -> Placement:
-    """Config and headers are read; the device is tried where the project's own engine may run the target."""
+    """Make the placement of stage validate, which reads config and headers, and uses a device if the own engine may
+    run.
+    """
     is_vllm = (kind or config.target.engine) is EngineKind.VLLM
     return Placement(
         Strategy.TASK, 1, MODEL_CPUS, 0 if is_vllm else num_gpus(config.train), config.selfgen.threads_per_actor
@@ -137,7 +139,7 @@ def _look(config: AdaptConfig, kind: EngineKind | None) -> Placement:
 
 
 def task_placement(config: TaskConfig) -> Placement:
-    """What the one process of an import or a measurement asks for; imports read the target themselves."""
+    """Make the placement of the one process of an import or a measurement; imports read the target themselves."""
     kind = config.target.engine if isinstance(config, MeasureConfig) else EngineKind.EDA
     return engine_placement(
         Strategy.TASK, config.target, kind, workers=1, threads=config.threads, use_gpu=config.use_gpu
@@ -145,14 +147,14 @@ def task_placement(config: TaskConfig) -> Placement:
 
 
 def needed_at_once(config: Task, kind: EngineKind | None = None) -> Capacity:
-    """The most that a job holds at a time before it can go on: below it, a stage waits for ever.
+    """Return the largest capacity that a job must hold at the same time; with less, a stage waits forever.
 
-    A placement group starts whole, a pool with its first actor; the job's own process is beside either. Imports and
-    measurements have one task beside it.
+    A placement group starts as a whole, a pool with its first actor; the job's own process runs beside either. Imports
+    and measurements have one task beside it.
 
     Args:
-        config: The job.
-        kind: Who runs an adaptation's target; None: as `placements`.
+        config: Config of the job.
+        kind: Engine of an adaptation's target; see `placements`.
     """
     if isinstance(config, TaskConfig):
         placed = task_placement(config)
@@ -166,14 +168,14 @@ def needed_at_once(config: Task, kind: EngineKind | None = None) -> Capacity:
 
 
 def need_of(config: Task, kind: EngineKind | None = None) -> Need:
-    """What a job asks a cluster for: at a time, and of one node.
+    """Return the capacity that a job needs of a cluster: at the same time, and on one node.
 
     Args:
-        config: The job.
-        kind: As `needed_at_once`.
+        config: Config of the job.
+        kind: Engine of an adaptation's target; see `placements`.
     """
     stages = [task_placement(config)] if isinstance(config, TaskConfig) else placements(config, kind).values()
-    # Of every job one stage has most of both: a process with more GPUs has a CPU's share for each.
+    # In every job one stage has the largest number of both: a process with more GPUs has a CPU share for each.
     parts = [placement.of_one_node for placement in stages]
     of_one_node = Capacity(cpus=max(part.cpus for part in parts), gpus=max(part.gpus for part in parts))
     return Need(needed_at_once(config, kind), of_one_node)

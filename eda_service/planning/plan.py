@@ -1,7 +1,7 @@
 """The plan of one job: seconds, device-hours, bytes on disk and over the network, memory, stage by stage.
 
-A decoding round reads the weights once and multiplies its rows; the two are added, which is what was measured on this
-machine (decode-growth.json) and errs on the long side where a GPU overlaps them.
+A decoding round reads the weights once and multiplies its rows; the two times are added, which was measured on this
+machine (decode-growth.json) and is too long where a GPU overlaps them.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """A job's stages in order.
+    """The plan of a job: its stages in order.
 
     Attributes:
-        device: What it was computed for.
-        stages: In order.
-        warnings: What does not fit.
-        engine: What vLLM takes of each of its devices; None: the project's own engine runs the target.
-        lacking: Of the warnings those that say what one device lacks.
+        device: Device that it was computed for.
+        stages: Stages in order.
+        warnings: Problems that prevent the job.
+        engine: Needs of vLLM for each of its devices; None: the project's own engine runs the target.
+        lacking: Warnings about the memory of one device; they are also in `warnings`.
     """
 
     device: Device
@@ -51,31 +51,31 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """From start to end, when it waits for nothing."""
+        """Seconds from start to end, without waiting."""
         return sum(stage.seconds for stage in self.stages)
 
     @property
     def device_hours(self) -> float:
-        """Of all stages."""
+        """Device-hours of all stages."""
         return sum(stage.device_hours for stage in self.stages)
 
     @property
     def disk_bytes(self) -> float:
-        """The most that lies on disk at once."""
+        """Largest number of bytes on disk at the same time."""
         return sum(stage.disk_bytes for stage in self.stages)
 
     @property
     def storage_bytes(self) -> float:
-        """Of all stages."""
+        """Bytes to and from storage, of all stages."""
         return sum(stage.storage_bytes for stage in self.stages)
 
     @property
     def exchange_bytes(self) -> float:
-        """Of all stages."""
+        """Bytes between workers, of all stages."""
         return sum(stage.exchange_bytes for stage in self.stages)
 
     def stage(self, name: str) -> StagePlan:
-        """One stage by name."""
+        """Return one stage by name."""
         return next(stage for stage in self.stages if stage.stage == name)
 
 
@@ -91,14 +91,14 @@ def make_plan(
     """Plan a job.
 
     Args:
-        config: The job; `selfgen.num_actors` and `train.num_workers` say over how many devices it goes.
-        shape: Of its target.
-        device: What one worker has; a CPU worker has as many as it has threads.
-        lengths: Of its data.
-        calibration: What a real run took beside its plan; None: as the constants say.
-        draft: Shape of its base draft; None: an EAGLE-1 draft's for such a target.
-        machine_bytes: Memory of the machine that CPUs share, by which the target's engine is chosen where the job does
-            not name it; None: enough.
+        config: Config of the job; `selfgen.num_actors` and `train.num_workers` give the numbers of devices.
+        shape: Sizes of its target.
+        device: Device of one worker; a CPU worker has one core per thread.
+        lengths: Mean lengths of its data.
+        calibration: Factors measured on earlier runs; None: the constants alone.
+        draft: Config of its base draft; None: an EAGLE-1 draft's for such a target.
+        machine_bytes: Memory of the machine that CPUs share, used to choose the target's engine if the job does not
+            name it; None: enough.
     """
     chosen = choose_engine(config, shape, device, machine_bytes)
     config = chosen.config
@@ -124,7 +124,7 @@ def make_plan(
 
 
 def decode_s(device: Device, share: float, shape: ModelShape, work: Decoding, context: float) -> float:
-    """Seconds of decoding on one worker, prompts included; `share` is its number of devices."""
+    """Compute the seconds of decoding on one worker, prompts included; `share` is its number of devices."""
     read = WEIGHT_BYTES * shape.read_parameters(work.tokens / work.rounds if work.rounds else 0.0)
     weights = work.rounds * read / (share * device.bandwidth_bytes_per_s)
     cache = work.tokens * context * shape.kv_bytes_per_token / (share * device.bandwidth_bytes_per_s)
@@ -146,7 +146,7 @@ def _generate(
     load = shape.weight_bytes / device.load_bytes_per_s
     reference = decode_s(device, share, shape, work.reference, lengths.prompt)
     shards = work.shards_per_actor * decode_s(device, share, shape, work.shard, context)
-    # The gate loads the draft's own target and drafts on both, before anything is generated.
+    # The check loads the draft's own target and drafts on both, before anything is generated.
     gate = 0.0 if work.gate is None else load + 2 * decode_s(device, share, shape, work.gate, context)
     fixed = 2 * load + device.start_s if scale.generate_start_s is None else scale.generate_start_s
     loads = 1 + selfgen.num_actors + (work.gate is not None)
@@ -166,8 +166,8 @@ def _generate(
 
 
 def shard_memory_bytes(config: AdaptConfig, shape: ModelShape, lengths: Lengths, work: Workload) -> float:
-    """Of one generation actor: the target, keys and values and states of a batch, and what makes a draft's first state
-    of them.
+    """Compute the memory of one generation actor: the target, keys and values and states of a batch, and the part of
+    the draft that makes its first state from them.
     """
     selfgen = config.selfgen
     batch = min(selfgen.batch_size, selfgen.shard_size)
@@ -177,8 +177,8 @@ def shard_memory_bytes(config: AdaptConfig, shape: ModelShape, lengths: Lengths,
 
 
 def gate_memory_bytes(config: AdaptConfig, shape: ModelShape, lengths: Lengths, work: Workload) -> float:
-    """Of the task that holds the base draft's loss against `min_gain`: the target and the draft's own beside each
-    other, the draft, keys and values of a batch; 0 without it.
+    """Compute the memory of the task that compares the base draft's loss with `min_gain`: the target and the draft's
+    own target, the draft, keys and values of a batch; 0 without the comparison.
     """
     if work.gate is None:
         return 0.0
@@ -193,7 +193,7 @@ def _train(config: AdaptConfig, shape: ModelShape, device: Device, work: Workloa
     share = share_of(device, train.threads_per_worker)
     rate = share * device.train_flops_per_s
     per_worker = work.tokens_per_step / train.num_workers
-    # A ring sends each gradient twice, but for the part that a worker holds itself.
+    # A ring sends each gradient twice, except the part that a worker holds itself.
     gradient_bytes = WEIGHT_BYTES if train.use_gpu else _FLOAT32_BYTES
     exchanged = 2 * gradient_bytes * work.trainable * (train.num_workers - 1) / train.num_workers
     step_s = per_worker * work.flops_per_token / rate + device.step_overhead_s + exchanged / device.exchange_bytes_per_s
@@ -213,8 +213,8 @@ def _train(config: AdaptConfig, shape: ModelShape, device: Device, work: Workloa
 
 
 def train_memory_bytes(config: AdaptConfig, shape: ModelShape, work: Workload) -> float:
-    """Of one training worker: the draft, the target's embedding and head, optimizer and gradients as ZeRO splits them,
-    and what the backward pass keeps.
+    """Compute the memory of one training worker: the draft, the target's embedding and head, optimizer and gradients as
+    ZeRO splits them, and the activations kept for the backward pass.
     """
     train = config.train
     split = {stage: train.num_workers if train.zero_stage >= stage else 1 for stage in (1, 2, 3)}
@@ -225,7 +225,7 @@ def train_memory_bytes(config: AdaptConfig, shape: ModelShape, work: Workload) -
     gradients = _FLOAT32_BYTES * work.trainable / split[2]
     positions = work.tokens_per_step / train.num_workers
     if train.micro_batch_size is not None:
-        # Of one forward; the others of a worker's share of the batch come after it.
+        # of one forward; the others of a worker's share of the batch follow it
         sequences = min(train.batch_size, split_samples(config)[0])
         positions = min(positions, work.tokens_per_step / sequences * train.micro_batch_size)
     kept = positions * (ACTIVATION_FACTOR * shape.hidden_size + 3.0 * _FLOAT32_BYTES * rows)

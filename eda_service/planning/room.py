@@ -1,5 +1,5 @@
-"""Whether a cluster has room for a job: GPUs at a time, GPUs of one node for an engine that must not leave it, and the
-memory of each GPU. Imports neither Ray nor torch, for the API's sake.
+"""The check that a cluster is large enough for a job: GPUs at the same time, GPUs of one node for an engine on one
+node, and the memory of each GPU. Imports neither Ray nor torch, so that the API can import it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NODE_FIELD = "target.vllm.gpus_per_node"
 
 
 def gpu_of(machines: Machines) -> str | None:
-    """The GPU of a cluster as plans call it, that with least memory where there are several; None: not known."""
+    """Return the plan's name of a cluster's GPU, the one with least memory if there are several; None: unknown."""
     names = [ACCELERATORS.get(kind) for kind in machines.kinds]
     known = [name for name in names if name is not None]
     if not known or len(known) < len(names):
@@ -26,12 +26,12 @@ def gpu_of(machines: Machines) -> str | None:
 
 
 def cluster_shortfalls(config: AdaptConfig, machines: Machines, plan: Plan | None) -> tuple[ClusterShortfallError, ...]:
-    """What a cluster lacks for a job.
+    """List what a cluster lacks for a job.
 
     Args:
-        config: The job, with the engine that its target will have.
-        machines: The cluster.
-        plan: Of the job on the cluster's GPUs, where both are known.
+        config: Config of the job, with the engine that its target will have.
+        machines: Nodes of the cluster.
+        plan: Plan of the job on the cluster's GPUs, if both are known.
     """
     found = (_at_a_time(config, needed_at_once(config), machines.total), _of_one_node(config, machines))
     memory = () if plan is None else plan.lacking

@@ -1,4 +1,4 @@
-"""Shapes of targets that a plan is made for: published sizes by name, and what may be assumed of the others."""
+"""Sizes of targets for plans: published ones by name, and assumptions for the others."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ SHAPES: dict[str, ModelShape] = {
 }
 
 EMBEDDED_SHAPES = {"smollm2-135m-instruct": SHAPES["135m"]}
-"""Of embedded models, which are known before they are fetched."""
+"""Sizes of embedded models, which are known before they are fetched."""
 
 EAGLE3_VOCABULARY = 32_000
-"""Tokens that the head of a published EAGLE-3 draft scores."""
+"""Number of tokens that the head of a published EAGLE-3 draft scores."""
 
 
 def draft_of(shape: ModelShape, kind: str = "eagle1") -> DraftConfig:
-    """A draft of one layer of a target, as far as its size goes.
+    """Make the config of a draft of one layer for a target, for its size.
 
     Args:
-        shape: Of the target.
-        kind: eagle1, or eagle3 as its authors publish it: over an early, a middle and a late layer, with a head of its
-            own over 32,000 tokens.
+        shape: Sizes of the target.
+        kind: Kind of draft: eagle1, or eagle3 as its authors publish it, over an early, a middle and a late layer, with
+            a head of its own over 32,000 tokens.
 
     Raises:
-        InputError: No such kind.
+        InputError: The kind is unknown.
     """
     if kind not in CONFIGS:
         raise InputError(f"no kind of draft {kind[:32]!r}; there are {', '.join(CONFIGS)}", param="draft")
@@ -62,10 +62,10 @@ def draft_of(shape: ModelShape, kind: str = "eagle1") -> DraftConfig:
 
 
 def shape_beside(draft: DraftConfig) -> ModelShape:
-    """The shape that a target may have whose draft is known and whose files are not here.
+    """Assume the sizes of a target whose draft is known and whose files are not here.
 
-    Widths and vocabulary are the draft's, as they have to be; layers and weights are those of the published size whose
-    hidden size is closest.
+    Widths and vocabulary are the draft's, as they have to be; layers and weights are those of the published target with
+    the closest hidden size.
     """
     like = min(SHAPES.values(), key=lambda shape: abs(shape.hidden_size - draft.target_width))
     return replace(
@@ -80,12 +80,12 @@ def shape_beside(draft: DraftConfig) -> ModelShape:
 
 
 def shape_of(model: str) -> ModelShape:
-    """The shape of a size by name, or of a target that is on this machine.
+    """Return the sizes of a published target by name, or of a target on this machine.
 
     Raises:
-        InputError: Neither.
-        TargetNotFoundError: No such target.
-        TargetIncompatibleError: Its files do not name its sizes, or do not make a whole model.
+        InputError: The name is no published size and no target.
+        TargetNotFoundError: The target does not exist.
+        TargetIncompatibleError: The files lack its sizes, or are not a whole model.
     """
     if model.lower() in SHAPES:
         return SHAPES[model.lower()]

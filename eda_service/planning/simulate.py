@@ -1,9 +1,9 @@
-"""Many jobs a day on a shared pool of devices: discrete events, with SimPy.
+"""Simulation of many jobs a day on a shared pool of devices: discrete events, with SimPy.
 
 Jobs arrive at random (Poisson) and wait, in order, until fewer than `max_running` run. A job runs its stages one after
 the other; each stage takes all its devices at once, in the order of asking (a large request is not overtaken), and
-holds them for its planned time. Hidden states lie on disk from self-generation until training ends: a job that finds no
-room waits before it generates.
+holds them for its planned time. Hidden states are on disk from self-generation until training ends: a job that finds
+too little disk space waits before it generates.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _HOLDS_DISK_FROM, _HOLDS_DISK_TO = "generate", "train"
 
 @dataclass(frozen=True)
 class SimulatedLoad:
-    """What is simulated.
+    """The settings of a simulation.
 
     Attributes:
         variants_per_day: Mean number of jobs that arrive in a day.
-        num_devices: In the pool.
-        max_running: Jobs at the same time (the service's EDA_MAX_RUNNING).
-        disk_bytes: For hidden states; None: there is always room.
-        days: Simulated; the first tenth is left out of what is reported.
-        seed: Of the arrivals.
+        num_devices: Number of devices in the pool.
+        max_running: Largest number of jobs at the same time (the service's EDA_MAX_RUNNING).
+        disk_bytes: Disk space for hidden states; None: unlimited.
+        days: Number of simulated days; the first tenth is left out of the results.
+        seed: Seed of the arrivals.
     """
 
     variants_per_day: float
@@ -48,12 +48,12 @@ class SimulatedLoad:
 
 @dataclass(frozen=True)
 class StageLoad:
-    """One stage, over all jobs.
+    """The load of one stage, over all jobs.
 
     Attributes:
-        stage: Its name.
-        mean_wait_s: For devices.
-        share_of_busy: Of all device-seconds.
+        stage: Name of the stage.
+        mean_wait_s: Mean seconds of waiting for devices.
+        share_of_busy: Share of all used device-seconds.
     """
 
     stage: str
@@ -63,22 +63,22 @@ class StageLoad:
 
 @dataclass(frozen=True)
 class SimulationOutcome:
-    """What came out.
+    """The results of a simulation.
 
     Attributes:
-        num_jobs: That ended after the warm-up.
-        utilisation: Device-seconds used over those there were.
-        wait_p50_s: All waits of a job together.
-        wait_p99_s: Likewise.
-        total_p50_s: From arrival to end.
-        total_p99_s: Likewise.
-        mean_queue_wait_s: Until the job may run.
-        mean_disk_wait_s: For room on disk.
-        bottleneck: The longest stage, where jobs wait less than that; else what they wait for: the one of devices, disk
-            and max_running that lets fewest jobs a day through.
-        most_per_day: Jobs that it lets through.
-        saturated: More arrive, so waits grow with the days simulated.
-        stages: Each.
+        num_jobs: Number of jobs that ended after the warm-up.
+        utilisation: Used device-seconds divided by those available.
+        wait_p50_s: Median of a job's total waiting time.
+        wait_p99_s: 99th percentile of a job's total waiting time.
+        total_p50_s: Median time from arrival to end.
+        total_p99_s: 99th percentile of the time from arrival to end.
+        mean_queue_wait_s: Mean seconds until the job may run.
+        mean_disk_wait_s: Mean seconds of waiting for disk space.
+        bottleneck: Longest stage if jobs wait less than it takes; otherwise the resource that they wait for: that of
+            devices, disk and max_running that admits the fewest jobs per day.
+        most_per_day: Largest number of jobs per day that devices, disk and max_running admit.
+        saturated: Whether at least that many jobs arrive, so that waiting times grow with the simulated days.
+        stages: Load of each stage.
     """
 
     num_jobs: int
@@ -109,10 +109,10 @@ class _Job:
 
 
 def simulate(plan: Plan, load: SimulatedLoad) -> SimulationOutcome:
-    """Run it.
+    """Run the simulation.
 
     Raises:
-        InputError: A stage wants more devices than there are, or a job more disk.
+        InputError: A stage needs more devices than there are, or a job more disk space.
     """
     _check(plan, load)
     pool = _Pool.of(simpy.Environment(), load)
@@ -223,7 +223,7 @@ def _stage_load(stage: StagePlan, jobs: Sequence[_Job], per_job: float) -> Stage
 
 
 def jobs_per_day(plan: Plan, load: SimulatedLoad) -> dict[str, float]:
-    """How many jobs a day each resource lets through, if it alone were scarce."""
+    """Compute the number of jobs per day that each resource admits if it is the only scarce one."""
     per_job = sum(stage.devices * stage.seconds for stage in plan.stages)
     limits = {"max_running": load.max_running / plan.seconds * DAY_S}
     if per_job:
@@ -235,6 +235,6 @@ def jobs_per_day(plan: Plan, load: SimulatedLoad) -> dict[str, float]:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of them do not exceed."""
+    """Return the smallest value that at least this share of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

@@ -9,20 +9,20 @@ from eda_service.planning.placement import DRIVER, Placement
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage.
+    """The plan of one stage.
 
     Attributes:
-        stage: Its name.
-        devices: Held while it runs; 0: it needs none.
-        seconds: From start to end.
-        start_s: Of these, processes that start and weights that are loaded.
-        tokens: Decoded, or trained on.
-        disk_bytes: Written and kept until the job's end or the next stage.
-        storage_bytes: Over the network to and from storage, if it is not on the machine itself.
-        exchange_bytes: Gradients sent, all workers together: over the network where they are on several machines.
-        memory_bytes: Of one device, at most.
-        placement: What it asks Ray for.
-        host_bytes: Memory of one worker's machine beside the devices, at most; 0: little.
+        stage: Name of the stage.
+        devices: Number of devices held while it runs; 0: it needs none.
+        seconds: Seconds from start to end.
+        start_s: Seconds of these for the start of processes and the loading of weights.
+        tokens: Number of tokens decoded, or trained on.
+        disk_bytes: Bytes written and kept until the job's end or the next stage.
+        storage_bytes: Bytes over the network to and from storage, if it is not on the machine itself.
+        exchange_bytes: Bytes of gradients sent by all workers, over the network if they are on several machines.
+        memory_bytes: Largest use of one device's memory.
+        placement: Resources that it requests from Ray.
+        host_bytes: Largest use of the memory of one worker's machine beside the devices; 0: little.
     """
 
     stage: str
@@ -39,5 +39,5 @@ class StagePlan:
 
     @property
     def device_hours(self) -> float:
-        """Devices times hours."""
+        """Number of devices times hours."""
         return self.devices * self.seconds / 3600.0

@@ -1,4 +1,4 @@
-"""What a job computes, whatever it runs on: tokens, decoding rounds, steps, bytes, stage by stage."""
+"""The work of a job, independent of the device: tokens, decoding rounds, steps, bytes, stage by stage."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ OPTIMIZER_BYTES = 12  # float32: two moments and the master weight
 
 @dataclass(frozen=True)
 class Lengths:
-    """Mean tokens of the data.
+    """Mean numbers of tokens of the data.
 
     Attributes:
-        prompt: Of a rendered prompt.
-        answer: Of an answer.
+        prompt: Tokens of a rendered prompt.
+        answer: Tokens of an answer.
     """
 
     prompt: float
@@ -37,22 +37,22 @@ class Lengths:
 
 
 PROMPT_TOKENS = 200.0
-"""Assumed of rendered prompts, where nothing is known of them."""
+"""Assumed number of tokens of a rendered prompt if nothing is known."""
 
 
 def expected_lengths(config: AdaptConfig) -> Lengths:
-    """Of a job that has not run: prompts as assumed, answers as long as they may be."""
+    """Return the lengths of a job that has not run: prompts as assumed, answers as long as they may be."""
     return Lengths(min(PROMPT_TOKENS, config.selfgen.max_prompt_tokens), float(config.selfgen.max_new_tokens))
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """Decoding of one worker.
+    """The decoding of one worker.
 
     Attributes:
-        rounds: Steps of the engine; each reads the weights once.
-        tokens: Rows over all rounds.
-        prompt_tokens: Read before.
+        rounds: Number of steps of the engine; each reads the weights once.
+        tokens: Number of rows over all rounds.
+        prompt_tokens: Number of prompt tokens, which are read before.
     """
 
     rounds: float
@@ -61,7 +61,9 @@ class Decoding:
 
 
 def decoding(num: int, batch_size: int, lengths: Lengths, longest: float) -> Decoding:
-    """Continuous batching: full batches while requests wait, then the batch drains until the longest is done."""
+    """Count the rounds of continuous batching: full batches while requests wait, then smaller ones until the longest is
+    done.
+    """
     if num == 0:
         return Decoding(0.0, 0.0, 0.0)
     tokens = num * lengths.answer
@@ -71,30 +73,31 @@ def decoding(num: int, batch_size: int, lengths: Lengths, longest: float) -> Dec
 
 @dataclass(frozen=True)
 class Workload:
-    """One job.
+    """The work of one job.
 
     Attributes:
-        num_samples: Answers generated.
-        shards_per_actor: Of the actor that has most.
+        num_samples: Number of generated answers.
+        shards_per_actor: Number of shards of the actor that has most.
         shard: Decoding of one shard.
         reference: Decoding on the general prompts, one worker.
-        num_steps: Optimizer steps.
-        tokens_per_step: Drafted positions, over all workers.
-        unroll_steps: Of them that begin at one token.
-        heldout_tokens: Drafted in a held-out pass; there is one per epoch and one before.
-        flops_per_token: Of training.
-        trainable: Parameters.
-        draft_parameters: All of them.
-        base_parameters: Of the base draft.
-        start_parameters: Of what makes the draft's first state in self-generation; 0: it is not made there.
-        scored_tokens: Rows of the head that it scores with.
+        num_steps: Number of optimizer steps.
+        tokens_per_step: Number of drafted positions per step, over all workers.
+        unroll_steps: Number of these positions that begin at one token.
+        heldout_tokens: Number of tokens drafted in a held-out pass; there is one pass per epoch and one before.
+        flops_per_token: Operations of training per drafted position.
+        trainable: Number of trained parameters.
+        draft_parameters: Number of all parameters of the draft.
+        base_parameters: Number of parameters of the base draft.
+        start_parameters: Number of parameters that make the draft's first state in self-generation; 0: it is not made
+            there.
+        scored_tokens: Number of rows of the head that it scores with.
         evaluation: Decoding of one mode's acceptance.
-        num_modes: Of those.
+        num_modes: Number of these modes.
         timed: Decoding, one request at a time, of one mode and temperature with its repeats.
-        num_timed_modes: Of those.
+        num_timed_modes: Number of these modes.
         gate: Decoding on one of the two targets that `min_gain` compares; None without it.
-        feature_bytes: Hidden states of all samples.
-        kept_feature_bytes: Of those that selection keeps.
+        feature_bytes: Bytes of the hidden states of all samples.
+        kept_feature_bytes: Bytes of the hidden states of the samples that selection keeps.
     """
 
     num_samples: int
@@ -124,10 +127,10 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths, draft: Dr
     """Count a job's work.
 
     Args:
-        config: The job.
-        shape: Of its target.
-        lengths: Of its data.
-        draft: Shape of its base draft; None: an EAGLE-1 draft's for such a target.
+        config: Config of the job.
+        shape: Sizes of its target.
+        lengths: Mean lengths of its data.
+        draft: Config of its base draft; None: an EAGLE-1 draft's for such a target.
     """
     selfgen, selection, train, evaluation = config.selfgen, config.selection, config.train, config.evaluation
     samples = num_samples(config)

@@ -1,7 +1,7 @@
-"""A replica whose own server listens on its node's address alone.
+"""A Serve replica whose own server listens only on its node's address.
 
-Ray Serve gives each replica a gRPC server for calls between deployments, on every interface. It asks for the cluster's
-token, and nobody calls it here; on a single node it has no reason to be seen at all.
+Ray Serve gives each replica a gRPC server for calls between deployments, on every interface. It requires the cluster's
+token, and this service does not use it; on a single node there is no reason to expose it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ray.serve._private import replica
 
 
 def bind_replica() -> None:
-    """Called by a deployment's constructor, after which Serve starts the server."""
+    """Bind the replica's server; a deployment's constructor calls this before Serve starts the server."""
     vars(replica)["add_port_to_grpc_server"] = _add_bound_port
 
 

@@ -1,4 +1,4 @@
-"""Room for processes that run a target: CPUs and GPUs of one node, or a placement group over several.
+"""Resources for processes that run a target: CPUs and GPUs of one node, or a placement group over several.
 
 On one node Ray gives a process its GPUs and vLLM starts a rank for each. An engine over several nodes has a placement
 group of one GPU a bundle: its process is in the first bundle without a GPU of its own, and vLLM's ray executor, which
@@ -18,10 +18,10 @@ from eda_service.planning.placement import Placement
 
 
 class EngineRoom:
-    """What Ray is asked for, for one process after the other.
+    """Requests resources from Ray for one process after the other.
 
     Args:
-        placement: Of the stage.
+        placement: Placement of the stage.
     """
 
     def __init__(self, placement: Placement) -> None:
@@ -29,20 +29,22 @@ class EngineRoom:
         self._groups: list[PlacementGroup] = []
 
     def of_task(self) -> dict[str, Any]:
-        """Options of a remote function."""
+        """Return the options of a remote function."""
         placed = self._placement
         if placed.nodes == 1:
             return {"num_cpus": placed.cpus, "num_gpus": placed.gpus}
         return {**self._in_group(), **self._new_group()}
 
     def of_actors(self) -> dict[str, Any]:
-        """Arguments of Ray Data's `map_batches`; each actor over several nodes has a group of its own."""
+        """Return the arguments of Ray Data's `map_batches`; each actor over several nodes has a placement group of its
+        own.
+        """
         if self._placement.nodes == 1:
             return self.of_task()
         return {**self._in_group(), "ray_remote_args_fn": self._new_group}
 
     def give_back(self) -> None:
-        """Remove the groups, and with them whatever still runs there."""
+        """Remove the placement groups, and with them the processes that still run there."""
         for group in self._groups:
             remove_placement_group(group)
         self._groups.clear()
@@ -62,10 +64,10 @@ class EngineRoom:
 
 @contextmanager
 def room_for(placement: Placement) -> Iterator[EngineRoom]:
-    """Room for a stage's engines, given back at its end.
+    """Reserve resources for a stage's engines and release them at the end of the block.
 
     Args:
-        placement: From `eda_service.planning.placement.placements`.
+        placement: Placement from `eda_service.planning.placement.placements`.
     """
     room = EngineRoom(placement)
     try:

@@ -1,7 +1,7 @@
 """A private Ray head as a child process: own ports, own directory, stopped with everything it started.
 
-On loopback unless it is given an address that other nodes can join (`node.JoinedNode`); its dashboard stays on
-loopback either way, and the cluster's token guards the rest.
+It listens on loopback unless it has an address that other nodes can join (`node.JoinedNode`); its dashboard always
+listens on loopback, and the cluster's token protects the rest.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _READY_TIMEOUT_S = 10.0  # on a busy machine the first answer takes seconds
 
 
 class RayHead:
-    """One head on this machine. Its ports stay the same over restarts, so that clients need not be told.
+    """One Ray head on this machine. Its ports stay the same over restarts, so that clients keep working.
 
     Args:
-        home: State root handed to jobs as EDA_HOME.
-        log_path: Where the head's own output goes.
-        node_ip: Address that other nodes join it at.
-        port: Port they join it at; None: a free one.
-        num_cpus: Logical CPUs it offers; 0 leaves all work to the nodes that join.
+        home: State root, which jobs get as EDA_HOME.
+        log_path: File for the head's own output.
+        node_ip: Address at which other nodes join it.
+        port: Port at which other nodes join it; None: a free one.
+        num_cpus: Number of logical CPUs it offers; 0 leaves all work to the nodes that join.
         local_roots: Directories whose files requests may name, for jobs and replicas that open them.
     """
 
@@ -63,12 +63,12 @@ class RayHead:
 
     @property
     def address(self) -> str:
-        """What `ray.init(address=...)` and `eda join` take."""
+        """The argument for `ray.init(address=...)` and `eda join`."""
         return f"{self._node_ip}:{self._gcs_port}"
 
     @property
     def is_alone(self) -> bool:
-        """Whether it listens on loopback, where no other node can join it."""
+        """Whether the head listens on loopback, where no other node can join it."""
         return self._node_ip == LOOPBACK
 
     @property
@@ -82,7 +82,7 @@ class RayHead:
         return None if self._child is None else self._child.pid
 
     def start(self) -> None:
-        """Start the head, after removing whatever an earlier one left running.
+        """Start the head, after removing processes and files that an earlier one left.
 
         Raises:
             InputError: No interface of this machine has the node's address.
@@ -103,7 +103,7 @@ class RayHead:
         return self._child is not None and self._child.poll() is None
 
     def is_ready(self) -> bool:
-        """Whether the dashboard takes jobs.
+        """Whether the dashboard accepts jobs.
 
         Raises:
             ResourceError: The head has ended.
@@ -111,7 +111,7 @@ class RayHead:
         if not self.is_alive():
             raise ResourceError(f"the Ray head did not start; its output is in {self._log_path}")
         try:
-            # The job list needs the dashboard's agent too, which is up some seconds after its HTTP server.
+            # The job list also needs the dashboard's agent, which starts some seconds after its HTTP server.
             url, headers = f"{self.dashboard_url}/api/jobs/", auth_headers(token_path(self._home))
             return httpx.get(url, headers=headers, timeout=_READY_TIMEOUT_S, trust_env=False).is_success
         except httpx.HTTPError:

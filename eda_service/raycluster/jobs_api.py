@@ -1,7 +1,7 @@
-"""Ray Jobs over the dashboard's REST API: submit, look, stop, read logs.
+"""Ray Jobs over the dashboard's REST API: submit, query, stop, read logs.
 
-Plain HTTP instead of `ray.job_submission`, whose import costs seconds and hundreds of megabytes in the API process.
-Every call has a deadline and raises `ClusterUnreachableError` when nobody answers.
+Plain HTTP is used instead of `ray.job_submission`, whose import costs seconds and hundreds of megabytes in the API
+process. Every call has a deadline and raises `ClusterUnreachableError` without an answer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RAY_ENDED = frozenset({RayStatus.STOPPED, RayStatus.SUCCEEDED, RayStatus.FAILED}
 
 
 class RayJob(BaseModel):
-    """What Ray says about one submission."""
+    """Ray's facts about one submission."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -61,8 +61,8 @@ class RayJobs:
     """Client of one cluster's job API.
 
     Args:
-        dashboard_url: e.g. `http://127.0.0.1:8265`.
-        headers: Authentication, from `token.auth_headers`.
+        dashboard_url: Address of the dashboard, for example `http://127.0.0.1:8265`.
+        headers: Headers of authentication, from `token.auth_headers`.
     """
 
     def __init__(self, dashboard_url: str, headers: Mapping[str, str] | None = None) -> None:
@@ -74,7 +74,9 @@ class RayJobs:
         self._http.close()
 
     def session(self) -> str | None:
-        """Name of the cluster's session, new with every start of its head; None while the dashboard does not answer."""
+        """Return the name of the cluster's session, new at every start of its head; None while the dashboard does not
+        answer.
+        """
         try:
             response = self._http.get("/api/version", timeout=5.0)
             return str(response.json()["session_name"]) if response.is_success else None
@@ -84,7 +86,7 @@ class RayJobs:
     def submit(
         self, submission_id: str, entrypoint: str, *, env_vars: dict[str, str], num_cpus: float = DRIVER_CPUS
     ) -> None:
-        """Start `entrypoint` as a Ray job; a submission of that id that exists already is adopted.
+        """Start `entrypoint` as a Ray job; an existing submission of that id is adopted.
 
         Raises:
             ClusterUnreachableError: Ray did not accept the job.
@@ -101,7 +103,7 @@ class RayJobs:
             raise self._refused("submit", response)
 
     def get(self, submission_id: str) -> RayJob | None:
-        """One submission, or None when this cluster has never heard of it (or its head was restarted)."""
+        """Return one submission; None if this cluster does not know it (or its head was restarted)."""
         response = self._request("GET", f"/api/jobs/{submission_id}")
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
@@ -110,7 +112,7 @@ class RayJobs:
         return RayJob.model_validate_json(response.content)
 
     def find_by_driver_pid(self, pid: int) -> RayJob | None:
-        """The submission whose entry point runs as `pid`: how a job started by hand is found again."""
+        """Find the submission whose entry point runs as `pid`, for a job that was started by hand."""
         response = self._request("GET", "/api/jobs/")
         if response.status_code != httpx.codes.OK:
             raise self._refused("list jobs", response)
@@ -118,13 +120,13 @@ class RayJobs:
         return next((job for job in jobs if job.driver_pid == pid), None)
 
     def stop(self, submission_id: str) -> None:
-        """Ask Ray to stop a job; returns at once, the job ends within the head's stop wait time."""
+        """Ask Ray to stop a job and return at once; the job ends within the head's stop wait time."""
         response = self._request("POST", f"/api/jobs/{submission_id}/stop")
         if response.status_code not in {httpx.codes.OK, httpx.codes.NOT_FOUND}:
             raise self._refused("stop", response)
 
     def logs(self, submission_id: str) -> str:
-        """What the entry point printed so far; empty when Ray has nothing."""
+        """Return the output of the entry point so far; empty if Ray has none."""
         with contextlib.suppress(ClusterUnreachableError):
             response = self._request("GET", f"/api/jobs/{submission_id}/logs")
             if response.status_code == httpx.codes.OK:

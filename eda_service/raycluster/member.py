@@ -1,7 +1,7 @@
 """The process behind `eda join`: keeps one node in a cluster whose head is elsewhere.
 
-A node that Ray has given up (its machine was cut off, or the head was restarted) ends by itself and joins anew. What a
-killed one left running is found in `<home>/nodes/<address>.json` and stopped.
+A node that Ray has given up (its machine was cut off, or the head was restarted) ends by itself and joins again.
+Processes of a killed one are found in `<home>/nodes/<address>.json` and stopped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class _NodeFile(TypedDict):
-    """What the file of a node holds."""
+    """The content of a node's file."""
 
     pid: int
     mark: str
@@ -39,9 +39,9 @@ class Member:
 
     Args:
         home: The service's state root, on shared storage.
-        address: The head's `host:port`.
-        node_ip: This machine's address.
-        num_cpus: Logical CPUs to offer; None: 8, or as many as there are cores.
+        address: Address of the head, as `host:port`.
+        node_ip: Address of this machine.
+        num_cpus: Number of logical CPUs to offer; None: 8, or the number of cores if that is larger.
     """
 
     def __init__(self, home: Path, *, address: str, node_ip: str, num_cpus: int | None) -> None:
@@ -58,10 +58,11 @@ class Member:
         )
 
     def start(self) -> None:
-        """Join, after stopping what a killed `eda join` of this address left running.
+        """Join the cluster, after stopping processes that a killed `eda join` of this address left.
 
         Raises:
-            InputError: The home is no service's, the address is no one of this machine's, or it has joined already.
+            InputError: The home belongs to no service, the address is not of this machine, or the address has joined
+                already.
         """
         private_home(self._home)
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ class Member:
                 self._node.start()
 
     def stop(self) -> None:
-        """Leave the cluster; the lock goes last."""
+        """Leave the cluster; the lock is released last."""
         self._node.stop()
         if self._lock is not None:
             self._path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""One Ray node of ours as a child process: what a head and a node that joins it have in common, and the latter.
+"""A Ray node of ours as a child process: the common part of a head and of a node that joins it, and the latter.
 
-A node has its own ports and its own directory, carries a mark, and is stopped with everything it started. Never
-`ray stop`: it would stop every Ray on the machine.
+A node has its own ports and its own directory, carries a mark in its environment, and is stopped with everything it
+started. `ray stop` is never used: it would stop every Ray on the machine.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from eda_service.raycluster.node_directory import NodeDirectory
 from eda_service.raycluster.token import token_path, with_token
 
 LOOPBACK = "127.0.0.1"
-NUM_LOGICAL_CPUS = 8  # more than cores: stages take fractions, and actors that hold every CPU would hang the rest
+NUM_LOGICAL_CPUS = 8  # more than cores: stages take fractions, and actors that held every CPU would block other stages
 OBJECT_STORE_BYTES = 500_000_000
-STOP_WAIT_S = 5  # a cancelled driver gets this long for a clean end; the promise is 10 s
+STOP_WAIT_S = 5  # time for a cancelled driver to end cleanly; the service promises 10 s
 _STOP_TIMEOUT_S = 10.0
 _PORTS = (
     "dashboard-agent-listen-port",
@@ -40,14 +40,14 @@ _PORTS = (
 
 
 def repository_root() -> Path:
-    """Directory that holds the packages `eda_service`, `api` and `jobs`."""
+    """Return the directory that holds the packages `eda_service`, `api` and `jobs`."""
     return Path(eda_service.__file__).resolve().parents[1]
 
 
 def child_env(home: Path) -> dict[str, str]:
-    """Environment of our children: they find our packages, this interpreter, this home and its cluster's token.
+    """Make the environment of our children, with our packages, this interpreter, this home and its cluster's token.
 
-    They import nothing from the directory that they were started in, where a user may have a file of any name.
+    They import nothing from the directory in which they were started, where a user may have a file of any name.
     """
     paths = [str(repository_root()), os.environ.get("PYTHONPATH", "")]
     env = {
@@ -61,10 +61,10 @@ def child_env(home: Path) -> dict[str, str]:
 
 
 def interface_of(node_ip: str) -> str:
-    """Name of the network interface that has an address.
+    """Return the name of the network interface that has an address.
 
     Raises:
-        InputError: None of this machine has it.
+        InputError: No interface of this machine has the address.
     """
     addresses = psutil.net_if_addrs()
     for name, found in addresses.items():
@@ -75,7 +75,7 @@ def interface_of(node_ip: str) -> str:
 
 
 def own_address_towards(address: str) -> str:
-    """The address of this machine that packets to `host:port` leave from; nothing is sent."""
+    """Return the address of this machine from which packets to `host:port` are sent; nothing is sent."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise InputError(f"{address!r} is not host:port; `eda up` prints the address to join", param="address")
@@ -88,18 +88,18 @@ def own_address_towards(address: str) -> str:
 
 
 def worker_niceness() -> dict[str, str]:
-    """What Ray reads the niceness of its workers from: 0 unless the environment says otherwise.
+    """Set the niceness of Ray's workers to 0, unless the environment has another value.
 
-    Ray's default of 15 leaves a replica or a trainer 3 % of a core that anything else on the machine wants too.
+    With Ray's default of 15 a replica or a trainer gets 3 % of a core that any other process on the machine uses.
     """
     return _unless_set({"RAY_worker_niceness": "0"})
 
 
 def serve_threads() -> dict[str, str]:
-    """How Ray Serve divides its work, unless the environment says otherwise: one event loop for each process.
+    """Set Ray Serve to one event loop per process, unless the environment has other values.
 
     Serve's own default runs a deployment's code and the router on further threads and its controller ten times a
-    second: all of it wants the cores that decode. Ours computes on the engine's thread, so nothing blocks the loop.
+    second, on the cores that decode. Ours computes on the engine's thread, so nothing blocks the loop.
     """
     return _unless_set(
         {
@@ -111,10 +111,10 @@ def serve_threads() -> dict[str, str]:
 
 
 def no_metrics() -> dict[str, str]:
-    """Ray's three exporters of metrics off, unless the environment says otherwise.
+    """Switch Ray's three exporters of metrics off, unless the environment has other values.
 
-    They answer whoever asks, without a token. The service has its own at `/metrics`. The exporters of dashboard and
-    autoscaler have no switch; at a port that is none they do not start, which their logs report.
+    They answer everybody, without a token. The service has its own metrics at `/metrics`. The exporters of dashboard
+    and autoscaler have no switch; with an invalid port they do not start, which their logs report.
     """
     return _unless_set(
         {"RAY_enable_metrics_collection": "0", "DASHBOARD_METRIC_PORT": "-1", "AUTOSCALER_METRIC_PORT": "-1"}
@@ -122,10 +122,10 @@ def no_metrics() -> dict[str, str]:
 
 
 def loopback_only(alone: bool) -> dict[str, str]:
-    """Whether a node listens on loopback only: every server of Ray's, its workers' and its replicas' included.
+    """Set whether a node listens on loopback only, with all servers of Ray, its workers and its replicas.
 
-    Ray replaces a loopback address by one that others can reach, whatever it is given, but for this switch. Its name
-    is of the systems where it is off by default; it does the same on Linux.
+    Without this switch Ray replaces a loopback address by one that others can reach. The switch is named after the
+    systems where it is off by default; it does the same on Linux.
     """
     return {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if alone else "1"}
 
@@ -135,11 +135,11 @@ def _unless_set(defaults: Mapping[str, str]) -> dict[str, str]:
 
 
 def node_env(node_ip: str, *, alone: bool = False) -> dict[str, str]:
-    """What Ray and the training workers of one node read from their environment.
+    """Make the environment of Ray and the training workers of one node.
 
     Args:
-        node_ip: The node's address.
-        alone: No other node ever joins it.
+        node_ip: Address of the node.
+        alone: Whether no other node ever joins it.
     """
     interface = interface_of(node_ip)
     env = {
@@ -151,7 +151,7 @@ def node_env(node_ip: str, *, alone: bool = False) -> dict[str, str]:
         **serve_threads(),
         **no_metrics(),
         **loopback_only(alone),
-        # Without these gloo and NCCL take the address the hostname stands for, on many machines 127.0.1.1.
+        # Without these gloo and NCCL use the address of the hostname, on many machines 127.0.1.1.
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", interface),
         "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", interface),
     }
@@ -161,12 +161,12 @@ def node_env(node_ip: str, *, alone: bool = False) -> dict[str, str]:
 
 
 def start_command(options: Mapping[str, object], *, flags: Sequence[str] = (), taken: Sequence[int] = ()) -> list[str]:
-    """`ray start --block` with these options, an own directory's worth of ports, and limits on what it takes.
+    """Make the command `ray start --block` with these options, free ports, and limits on resources.
 
     Args:
-        options: Of `ray start`, without dashes.
+        options: Options of `ray start`, without dashes.
         flags: Options without a value.
-        taken: Ports that are spoken for.
+        taken: Ports that are reserved for other uses.
     """
     worker_base = random.randrange(20_000, 31_000, 500)  # below the ephemeral ports, where free_ports looks
     ports = zip(_PORTS, processes.free_ports(len(_PORTS), exclude=taken), strict=True)
@@ -186,10 +186,10 @@ class JoinedNode:
 
     Args:
         home: State root that head and node share; holds the cluster's token.
-        log_path: Where the node's own output goes.
-        head_address: The head's `host:port`.
-        node_ip: Address of this machine that the other nodes reach it at.
-        num_cpus: Logical CPUs it offers.
+        log_path: File for the node's own output.
+        head_address: Address of the head, as `host:port`.
+        node_ip: Address of this machine for the other nodes.
+        num_cpus: Number of logical CPUs it offers.
     """
 
     def __init__(self, home: Path, log_path: Path, *, head_address: str, node_ip: str, num_cpus: int) -> None:
@@ -200,10 +200,10 @@ class JoinedNode:
         self.directory = NodeDirectory()
 
     def start(self) -> None:
-        """Start the node, after removing whatever an earlier one left running.
+        """Start the node, after removing processes and files that an earlier one left.
 
         Raises:
-            InputError: The home has no token, so it is not the cluster's.
+            InputError: The home has no token, so it does not belong to a cluster.
         """
         if not token_path(self._home).is_file():
             raise InputError(

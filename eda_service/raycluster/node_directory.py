@@ -1,6 +1,6 @@
 """The directory of one Ray node, which no other user can enter.
 
-<temp>/eda-ray-xxxxxxxx/    0700: the only lock there is
+<temp>/eda-ray-xxxxxxxx/    0700: the only protection
     r/                      Ray's own temporary directory; Ray opens it and all below to everybody (0777)
     tmp/                    TMPDIR of the node's processes
 """
@@ -23,13 +23,13 @@ _SHORT = "/tmp"
 class NodeDirectory:
     """A new private directory for one node; `remove` ends it.
 
-    A temporary directory too long for Ray's sockets is somebody's choice of a disk: files go to a private directory
-    there, the sockets to `/tmp`.
+    If the temporary directory's path is too long for Ray's sockets, it was probably chosen for its disk: files go to a
+    private directory there, the sockets to `/tmp`.
 
     Attributes:
-        path: The private directory.
-        ray: What Ray is given as its temporary directory.
-        env: TMPDIR of the node's processes, so that what a killed one leaves behind goes with the directory.
+        path: Path of the private directory.
+        ray: Temporary directory for Ray.
+        env: TMPDIR of the node's processes, so that files of killed processes are removed with the directory.
     """
 
     def __init__(self) -> None:
@@ -47,12 +47,12 @@ class NodeDirectory:
             tmp.symlink_to(self.env["TMPDIR"])
 
     def remove(self) -> None:
-        """Remove it with all that is in it."""
+        """Remove the directory with its contents."""
         remove_node_directory(str(self.path))
 
 
 def remove_node_directory(path: str) -> None:
-    """Remove a node's directory; a path that does not look like one of ours is left alone."""
+    """Remove a node's directory; a path that does not look like one of ours is not touched."""
     if not Path(path).name.startswith(_PREFIX):
         return
     elsewhere = Path(path, _TMP)

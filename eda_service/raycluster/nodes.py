@@ -1,7 +1,7 @@
-"""What a Ray cluster has: CPUs and GPUs of the nodes that are alive, over the dashboard's REST API.
+"""The resources of a Ray cluster: CPUs and GPUs of the live nodes, over the dashboard's REST API.
 
-The list of nodes is the state API's (`ray list nodes`), which answers within milliseconds and needs the same token as
-Ray Jobs. What is free at the moment is not asked: a job waits for that in Ray.
+The list of nodes comes from the state API (`ray list nodes`), which answers within milliseconds and needs the same
+token as Ray Jobs. The currently free resources are not asked for: a job waits for them in Ray.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from eda_service.capacity import Capacity, Machines, largest_of
 _TIMEOUT_S = 3.0
 _KEPT_S = 10.0
 _KIND = "accelerator_type:"  # a resource of nodes with GPUs, in Ray's terms
-_MAX_NODES = 10_000  # as many as the state API lists at most
+_MAX_NODES = 10_000  # the largest number that the state API lists
 
 
 class RayCluster:
     """The nodes of one cluster, remembered for some seconds.
 
     Args:
-        dashboard_url: e.g. `http://127.0.0.1:8265`.
-        headers: Authentication, from `token.auth_headers`.
-        clock: Seconds that only grow.
+        dashboard_url: Address of the dashboard, for example `http://127.0.0.1:8265`.
+        headers: Headers of authentication, from `token.auth_headers`.
+        clock: Monotonic clock in seconds.
     """
 
     def __init__(
@@ -46,12 +46,14 @@ class RayCluster:
         self._http.close()
 
     def capacity(self) -> Capacity | None:
-        """CPUs and GPUs of all nodes together; None while the dashboard does not answer or no node offers any CPU."""
+        """Return CPUs and GPUs of all nodes together; None while the dashboard does not answer or no
+        node offers a CPU.
+        """
         found = self.machines()
         return None if found is None else found.total
 
     def machines(self) -> Machines | None:
-        """The nodes; None as above."""
+        """Return the nodes; None while the dashboard does not answer or no node offers a CPU."""
         with self._lock:
             now = self._clock()
             if self._read_at is None or now - self._read_at >= _KEPT_S:
@@ -68,7 +70,7 @@ class RayCluster:
             kinds = [_kind(each) for each, node in zip(alive, found, strict=True) if node.gpus]
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        # A head may offer no CPU itself: before the first node has come to it, nothing is known of what will be there.
+        # A head may offer no CPU itself: before the first node has joined, the size of the cluster is unknown.
         cpus = sum(node.cpus for node in found)
         if cpus <= 0:
             return None

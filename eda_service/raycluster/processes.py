@@ -1,8 +1,8 @@
-"""Child processes that are ours: started in a session of their own, marked, and stopped with everything they started.
+"""Child processes of ours: started in a session of their own, marked, and stopped with everything they started.
 
-Job drivers start sessions of their own, so one session does not hold them all. Every process inherits its parent's
-environment, so a random mark in there finds descendants, also those whose parents are dead; who has overwritten his
-is found by his session and his parents.
+Job drivers start sessions of their own, so one session does not contain them all. Every process inherits its parent's
+environment, so a random mark in it identifies descendants, also those whose parents are dead. A process that has
+overwritten its environment is found by its session and its parents.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ MARK = "EDA_PROCESS_MARK"
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on now."""
+    """Return a loopback TCP port on which nobody listens now."""
     return free_ports(1)[0]
 
 
 def free_ports(count: int, *, exclude: Collection[int] = ()) -> list[int]:
-    """Different loopback TCP ports that nobody listens on now; asked for one by one, the same may come twice."""
+    """Return different loopback TCP ports on which nobody listens now; single requests could return the
+    same one twice.
+    """
     with contextlib.ExitStack() as held:
         ports: list[int] = []
         while len(ports) < count:
@@ -57,15 +59,15 @@ def start(command: Sequence[str], *, env: Mapping[str, str], mark: str, log_path
 
 
 def marked(mark: str, sessions: Collection[int] = ()) -> list[psutil.Process]:
-    """Every live process of this user that is ours, except the caller.
+    """List every live process of this user that is ours, except the caller.
 
-    A process that set its title may have written it over its whole environment, mark included (Ray's agents and the
-    parts of its dashboard do): it is known by the session it shares with one that carries the mark, or as a descendant
-    of one. Sessions are ours, because `start` gives each child one of its own.
+    A process that set its title may have overwritten its whole environment, mark included (Ray's agents and the parts
+    of its dashboard do): it is identified by the session it shares with a marked process, or as a descendant of one.
+    Sessions are ours, because `start` gives each child one of its own.
 
     Args:
-        mark: What `start` was given.
-        sessions: Ids of sessions known to be ours, though nobody in them may carry the mark any more.
+        mark: Mark that was passed to `start`.
+        sessions: Ids of sessions known to be ours, even if no process in them carries the mark any more.
     """
     everybody = {process.pid: process for process in psutil.process_iter() if process.pid != os.getpid()}
     ours = {pid for pid, process in everybody.items() if _carries(process, mark)}
@@ -78,7 +80,7 @@ def marked(mark: str, sessions: Collection[int] = ()) -> list[psutil.Process]:
 
 
 def sessions_of(pids: Iterable[int]) -> set[int]:
-    """Ids of the sessions these processes are in, where they still are."""
+    """Return the ids of the sessions of these processes, if they still run."""
     return {session for session in map(_session, pids) if session is not None}
 
 
@@ -104,7 +106,7 @@ def _carries(process: psutil.Process, mark: str) -> bool:
     # Not psutil's environ() where /proc is: a process that set its title may have zeros in front of its environment,
     # and psutil stops reading at the first one (seen with Ray's dashboard agent).
     raw = Path(f"/proc/{process.pid}/environ")
-    # A process may end, or belong to somebody else, while it is looked at: then it is not ours to stop.
+    # A process may end, or belong to another user, while it is read: then it is not ours to stop.
     with contextlib.suppress(psutil.Error, OSError):
         if raw.exists():
             return f"{MARK}={mark}".encode() in raw.read_bytes().split(b"\0")
@@ -113,7 +115,9 @@ def _carries(process: psutil.Process, mark: str) -> bool:
 
 
 def stop(child: subprocess.Popen[bytes], *, mark: str, timeout_s: float) -> None:
-    """SIGTERM the child and wait; then SIGKILL whatever else is ours, and wait until it is gone."""
+    """Send SIGTERM to the child and wait; then send SIGKILL to all other processes of ours, and wait until they are
+    gone.
+    """
     before = marked(mark)
     sessions = {child.pid, *sessions_of(process.pid for process in before)}
     if child.poll() is None:
@@ -123,17 +127,17 @@ def stop(child: subprocess.Popen[bytes], *, mark: str, timeout_s: float) -> None
     kill_marked(mark, sessions=sessions)
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(5)
-    # Those that the child ended itself may still be on their way out, with their ports and files.
+    # Processes that the child ended itself may still be closing, with their ports and files.
     _wait_gone(before, timeout_s=5.0)
 
 
 def kill_marked(mark: str, *, sessions: Collection[int] = (), timeout_s: float = 10.0) -> int:
-    """SIGKILL every process of ours until none is left; returns how many there were.
+    """Send SIGKILL to every process of ours until none is left; return how many there were.
 
     Args:
-        mark: What `start` was given.
-        sessions: Ids of sessions known to be ours, though nobody in them may carry the mark any more.
-        timeout_s: Most time of it.
+        mark: Mark that was passed to `start`.
+        sessions: Ids of sessions known to be ours, even if no process in them carries the mark any more.
+        timeout_s: Longest time in seconds.
     """
     deadline = time.monotonic() + timeout_s
     known = set(sessions)
@@ -145,7 +149,7 @@ def kill_marked(mark: str, *, sessions: Collection[int] = (), timeout_s: float =
                 process.kill()
                 killed[process.pid] = process
         time.sleep(0.1)
-    # A dying process shows no environment any more but holds its ports until it is gone.
+    # A dying process has no readable environment but holds its ports until it is gone.
     _wait_gone(list(killed.values()), timeout_s=max(0.0, deadline - time.monotonic()))
     if killed:
         logger.info("killed %d leftover processes", len(killed))

@@ -1,4 +1,4 @@
-"""Connecting to Ray, and what a process takes of its machine: its GPU, threads and memory."""
+"""Connecting to Ray, and limits on a process's use of its machine: its GPU, threads and memory."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def connect() -> None:
 
 def _start_private(options: dict[str, Any]) -> None:
     os.environ.update({**worker_niceness(), **no_metrics(), **loopback_only(True)})
-    ray_constants.ENABLE_RAY_CLUSTER = False  # what the environment says; this process has read it at its import
+    ray_constants.ENABLE_RAY_CLUSTER = False  # the environment's value; this process read it at its import
     directory = NodeDirectory()
     atexit.register(_end_private, directory)
     ray.init(
@@ -61,10 +61,11 @@ def _end_private(directory: NodeDirectory) -> None:
 
 
 def require_gpus(wanted: int) -> str | None:
-    """Whether Ray has what a job's processes ask for, before the first of them waits for it.
+    """Check that Ray has the GPUs that a job's processes request, before the first of them waits for one.
 
     Returns:
-        None, or what the job is going to wait for: a cluster may have a machine with GPUs join, or add one by itself.
+        None, or the reason that the job will wait: a machine with GPUs may join the cluster, or the cluster may add
+        one.
 
     Raises:
         InputError: Ray has no GPU and is this process's own, so that none can join.
@@ -84,9 +85,9 @@ def require_gpus(wanted: int) -> str | None:
 
 
 def reserved_device() -> DeviceName:
-    """`cuda` for a process that Ray reserved a GPU for, else `auto`.
+    """Return `cuda` for a process that Ray reserved a GPU for, else `auto`.
 
-    One that computed on the CPU all the same would be slow, and keep the GPU from others, and nobody would know why.
+    If such a process computed on the CPU it would be slow and would block the GPU for others, without any sign.
     """
     return "cuda" if ray.is_initialized() and ray.get_gpu_ids() else "auto"
 
@@ -100,9 +101,9 @@ def limit_threads(threads: int) -> None:
 
 
 def release_free_memory() -> None:
-    """Give the system back what this process has freed; where the C library is not glibc, nothing happens.
+    """Return freed memory of this process to the system; if the C library is not glibc, do nothing.
 
-    Reading weights frees as much as it keeps, in pieces that glibc would hold on to.
+    Reading weights frees as much memory as it keeps, in pieces that glibc would not return.
     """
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
@@ -110,9 +111,9 @@ def release_free_memory() -> None:
 
 
 def limit_kernel_cache() -> None:
-    """Bound what oneDNN keeps of the shapes it has multiplied, before this process first multiplies.
+    """Limit the caches of oneDNN for the shapes it has multiplied; call it before this process first multiplies.
 
-    Two caches, each of 1,024 entries where nothing is said: oneDNN's kernels, and per thread torch's descriptions of
+    There are two caches, each of 1,024 entries by default: oneDNN's kernels, and per thread torch's descriptions of
     them, which are as large (256 kB and more each). Batches of all sizes fill both with hundreds of megabytes, which
     saves no time that we could measure (ADR 0022).
     """

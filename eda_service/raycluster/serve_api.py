@@ -1,4 +1,4 @@
-"""The client of Ray Serve's REST API: what runs, and what is to run.
+"""The client of Ray Serve's REST API: the current and the wanted state.
 
 Schema: `ray.serve.schema.ServeDeploySchema` (Ray 2.60).
 """
@@ -20,13 +20,14 @@ _TIMEOUT_S = 60.0  # the first PUT starts the Serve controller before it answers
 
 @dataclass(frozen=True)
 class Application:
-    """Serve's word about one application.
+    """The state of one Serve application.
 
     Attributes:
-        status: `RUNNING`, `DEPLOYING`, `DEPLOY_FAILED`, `UNHEALTHY`, ...
-        message: Why, when it is not running.
-        num_running: Replicas that take requests; None while Serve builds the application and does not list them.
-        config: What was applied for it last, as Serve remembers it; None when it does not say.
+        status: Status such as `RUNNING`, `DEPLOYING`, `DEPLOY_FAILED`, `UNHEALTHY`.
+        message: Reason of the status, if it is not running.
+        num_running: Number of replicas that take requests; None while Serve builds the application and does not list
+            them.
+        config: Config that was last applied for it; None if Serve does not return it.
     """
 
     status: str
@@ -46,7 +47,7 @@ class ServeApi:
         self._http.close()
 
     def applications(self) -> dict[str, Application]:
-        """What Serve runs, by name.
+        """Return Serve's applications by name.
 
         Raises:
             ClusterUnreachableError: The dashboard does not answer.
@@ -55,7 +56,7 @@ class ServeApi:
         return {name: _application(details) for name, details in found.items()}
 
     def apply(self, config: dict[str, Any]) -> None:
-        """Make `config` the wanted state; Serve moves towards it by itself.
+        """Set the wanted state of Serve; Serve moves towards it by itself.
 
         Raises:
             ClusterUnreachableError: The dashboard does not answer or refuses the config.

@@ -1,9 +1,9 @@
-"""What is asked of Ray Serve: one application per group of deployments that share a base target.
+"""The wanted state of Ray Serve: one application per group of deployments that share a base target.
 
 A group is everything served from one base model, revision and dtype, whatever adapters and packs: its replica holds
 that target once. So replicas and their number belong to a group, and a request passes one proxy. A deployment on vLLM
-is a group of its own, unless its vLLM has room for several adapters: then all on one base target with one base draft
-and equal settings are a group.
+is a group of its own, unless its vLLM can hold several adapters: then all deployments on one base target with one base
+draft and equal settings are a group.
 
 Schema: `ray.serve.schema.ServeDeploySchema` (Ray 2.60). A change of `user_config` or of the number of replicas is
 applied to live replicas in place: a new pack is swapped in without a restart.
@@ -36,8 +36,9 @@ class ServedModel(BaseModel):
     """One entry of the endpoint's `user_config`.
 
     Attributes:
-        uid: Of its deployment; a name that is deleted and made again is another deployment. Empty outside the service.
-        attempt: Number of the attempt to load it; one that has failed is made again only under another number.
+        uid: Id of its deployment; a name that is deleted and made again is another deployment. Empty outside the
+            service.
+        attempt: Number of the attempt to load it; a failed attempt is repeated only under another number.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,12 +53,12 @@ class ServedModel(BaseModel):
 
     @property
     def content(self) -> ServedModel:
-        """The same, whichever attempt it is."""
+        """The entry without the number of the attempt."""
         return self.model_copy(update={"attempt": 0})
 
     @property
     def key(self) -> str:
-        """What a replica knows it by."""
+        """The key of the model in a replica."""
         return self.uid or self.name
 
 
@@ -66,14 +67,14 @@ class DeploymentGroup:
     """Deployments on one base target.
 
     Attributes:
-        key: Eight hex digits that stand for base model, revision and dtype, for a deployment on vLLM, or for those that
-            share a vLLM.
-        models: What its replicas serve, by name.
-        keep: By uid: drift settings of the models that keep prompts.
-        engine: What decodes all of them.
-        min_replicas: The largest that any of its deployments asks for.
-        max_replicas: Likewise.
-        round_ms: The smallest bound on a round's time that any of its deployments gives, if one does.
+        key: Eight hex digits that stand for base model, revision and dtype, for a deployment on vLLM, or for the
+            deployments that share a vLLM.
+        models: Models that its replicas serve, by name.
+        keep: Drift settings, by uid, of the models that keep prompts.
+        engine: Engine that decodes all of them.
+        min_replicas: Largest lower bound of its deployments.
+        max_replicas: Largest upper bound of its deployments.
+        round_ms: Smallest bound on a round's time of its deployments, if any has one.
     """
 
     key: str
@@ -86,18 +87,18 @@ class DeploymentGroup:
 
     @property
     def application(self) -> str:
-        """Serve's name for the group."""
+        """Serve's name of the group."""
         return application_of(self.key)
 
 
 @dataclass(frozen=True)
 class Listen:
-    """Where Serve's proxies listen.
+    """The address of Serve's proxies.
 
     Attributes:
-        host: Address, on each node with a proxy.
-        port: Likewise.
-        proxy_location: `HeadOnly`, or `EveryNode` that has a replica and the head; Serve's own terms.
+        host: Address on each node with a proxy.
+        port: Port on each node with a proxy.
+        proxy_location: Serve's word: `HeadOnly`, or `EveryNode` that has a replica and the head.
     """
 
     host: str
@@ -107,12 +108,12 @@ class Listen:
 
 @dataclass(frozen=True)
 class ReplicaPlacement:
-    """Where replicas go.
+    """The placement of replicas.
 
     Attributes:
-        gpus: Of each replica of ours.
-        max_per_node: Replicas of a group on one node, those on vLLM aside, which have their GPUs to part them. None:
-            no limit, and two may meet on a node that then takes both with it.
+        gpus: GPUs of each replica of the project's own engine.
+        max_per_node: Largest number of replicas of a group on one node, except those on vLLM, which their GPUs
+            separate. None: no limit, and a failing node may take several replicas with it.
     """
 
     gpus: float = 0.0
@@ -124,15 +125,15 @@ USUAL = EngineLimits()
 
 
 def group_key(target: Mapping[str, Any]) -> str:
-    """The group that a target (a TargetSpec as JSON) belongs to."""
+    """Return the group that a target (a TargetSpec as JSON) belongs to."""
     base = shipped_base(str(target["model"])) or target["model"]
     text = json.dumps([base, target.get("revision"), target.get("dtype", "auto")])
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:8]
 
 
 def group_of(deployment: Deployment) -> str:
-    """The group of a deployment. One on vLLM has a group of its own or shares one; those that are older than uids keep
-    the group that they had by their name, as another one would be another vLLM.
+    """Return the group of a deployment. A deployment on vLLM has a group of its own or shares one; deployments older
+    than uids keep the group of their name, because another group would start another vLLM.
     """
     engine = deployment.engine_spec
     if engine.kind is EngineKind.EDA:
@@ -146,21 +147,21 @@ def group_of(deployment: Deployment) -> str:
 
 
 def application_of(key: str) -> str:
-    """Name of a group's application."""
+    """Return the name of a group's application."""
     return f"eda-{key}"
 
 
 def route_prefix_of(key: str) -> str:
-    """Path under which a group's replicas answer."""
+    """Return the path under which a group's replicas answer."""
     return f"/groups/{key}"
 
 
 def groups_of(deployments: Iterable[Deployment], loads: Mapping[str, Load] | None = None) -> list[DeploymentGroup]:
-    """What is to be served by group, in the order of the keys.
+    """Group the deployments to serve, in the order of the keys.
 
     Args:
-        deployments: What is wanted.
-        loads: By name, how loading goes: what cannot be loaded is not served, or as it was served before.
+        deployments: Wanted deployments.
+        loads: State of loading by name: a model that cannot be loaded is not served, or as it was served before.
     """
     loads = loads or {}
     members: dict[str, list[Deployment]] = {}
@@ -199,13 +200,13 @@ def build_config(
     placement: ReplicaPlacement = ANYWHERE,
     limits: EngineLimits = USUAL,
 ) -> dict[str, Any]:
-    """The wanted state of Serve as a `ServeDeploySchema` dict; it listens behind the API's gateway.
+    """Make the wanted state of Serve as a `ServeDeploySchema` dict; Serve listens behind the API's gateway.
 
     Args:
-        groups: What is served.
-        listen: Where.
-        placement: Of replicas.
-        limits: Of each engine. Serve starts replicas again when they change.
+        groups: Groups to serve.
+        listen: Address of the proxies.
+        placement: Placement of replicas.
+        limits: Limits of each engine. Serve restarts replicas if they change.
     """
     changed = limits.model_dump(exclude_defaults=True)
     return {
@@ -234,12 +235,12 @@ def build_config(
 def keeping(
     wanted: dict[str, Any], applied: Iterable[Mapping[str, Any] | None], names: Collection[str]
 ) -> dict[str, Any]:
-    """A wanted state that goes on serving some names as they were served before.
+    """Add to a wanted state those names that must stay served as before.
 
     Args:
-        wanted: From `build_config`, without those names.
+        wanted: Wanted state from `build_config`, without those names.
         applied: Applications as they were applied before.
-        names: Of deployments whose rows cannot be read now: to serve nothing there would end what works.
+        names: Names of deployments whose rows cannot be read now; their running replicas must not end.
     """
     applications = {each["name"]: each for each in wanted["applications"]}
     for before in applied:
@@ -264,7 +265,7 @@ def keeping(
 
 
 def models_of(application: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The models in an application's config; none where it has another form than ours."""
+    """Return the models in an application's config; none if its form is not ours."""
     try:
         return list(application["deployments"][0]["user_config"]["models"])
     except (KeyError, IndexError, TypeError):
@@ -277,7 +278,9 @@ def _user_config(group: DeploymentGroup) -> dict[str, Any]:
 
 
 def _place(group: DeploymentGroup, placement: ReplicaPlacement) -> dict[str, Any]:
-    """Where a replica runs: ours with its GPUs, if any; a vLLM replica's processes and GPUs together with it."""
+    """Return where a replica runs: one of ours with its GPUs, if any; a vLLM replica's processes and
+    GPUs on its node.
+    """
     if group.engine.kind is EngineKind.EDA:
         gpus, most = placement.gpus, placement.max_per_node
         place: dict[str, Any] = {"ray_actor_options": {"num_cpus": REPLICA_CPUS, "num_gpus": gpus}} if gpus else {}
@@ -288,7 +291,7 @@ def _place(group: DeploymentGroup, placement: ReplicaPlacement) -> dict[str, Any
 def _replicas(group: DeploymentGroup, limits: EngineLimits) -> dict[str, Any]:
     if group.min_replicas == group.max_replicas:
         return {"num_replicas": group.min_replicas}
-    # Another replica when the running ones decode a full batch each.
+    # Start another replica when the running ones decode a full batch each.
     batch = group.engine.vllm.max_num_seqs if group.engine.kind is EngineKind.VLLM else limits.batch
     scaling: dict[str, Any] = {
         "min_replicas": group.min_replicas,
@@ -302,7 +305,7 @@ def _replicas(group: DeploymentGroup, limits: EngineLimits) -> dict[str, Any]:
 
 
 def replica_bundles(engine: EngineSpec) -> list[dict[str, float]]:
-    """Ray's placement group of one replica: the first bundle also holds the replica itself."""
+    """Return Ray's placement group of one replica: the first bundle also holds the replica itself."""
     if engine.accelerator is Accelerator.CPU:
         return [{"CPU": REPLICA_CPUS}]
     return [{"CPU": REPLICA_CPUS, "GPU": 1.0}, *({"GPU": 1.0} for _ in range(engine.vllm.tensor_parallel_size - 1))]

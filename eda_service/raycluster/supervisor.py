@@ -1,7 +1,8 @@
 """The supervisor behind `eda up`: a Ray head and the API, restarted when they die, stopped with all they started.
 
-One supervisor per home, held by a file lock, because there is one database and one API process per home. Its file
-`<home>/up.json` says where everything is; what a killed supervisor left running is found there and stopped.
+There is one supervisor per home, ensured by a file lock, because there is one database and one API process per home.
+Its file `<home>/up.json` has all addresses and process ids; processes of a killed supervisor are found by it and
+stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 _READY_TIMEOUT_S = 300.0
 _LONGEST_BACKOFF_S = 30.0
-_QUIET_S = 60.0  # a child that lived this long starts its back-off anew
+_QUIET_S = 60.0  # a child that lived this long restarts with the shortest delay
 _API_STOP_TIMEOUT_S = 45.0
 
 
@@ -57,13 +58,13 @@ def _safe_host(home: Path, host: str) -> str:
 
 
 class Backoff:
-    """Waits between restarts: 1 s, 2 s, 4 s, ... up to half a minute; back to 1 s after a quiet minute."""
+    """Delays between restarts: 1 s, 2 s, 4 s, ... up to half a minute; 1 s again after a quiet minute."""
 
     def __init__(self) -> None:
         self._wait_s, self._next_at, self._last_at = 0.0, 0.0, 0.0
 
     def is_due(self, now: float) -> bool:
-        """Whether a restart may happen now; notes it when so."""
+        """Whether a restart may happen now; if so, it is recorded."""
         if now < self._next_at:
             return False
         quiet = now - self._last_at > _QUIET_S
@@ -77,13 +78,13 @@ class Supervisor:
 
     Args:
         home: State root.
-        host: Address of the API; other than loopback only once there are keys.
+        host: Address of the API; not loopback only if there are keys.
         port: Port of the API and the gateway.
         serve_port: Port of Ray Serve.
         local_roots: Directories whose files requests may name.
         node_ip: Address at which other nodes join this one's Ray.
-        ray_port: Port they join it at; None: a free one.
-        num_cpus: Logical CPUs of this node.
+        ray_port: Port at which other nodes join; None: a free one.
+        num_cpus: Number of logical CPUs of this node.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Supervisor:
 
     @property
     def up_file(self) -> UpFile:
-        """What `<home>/up.json` holds."""
+        """The content of `<home>/up.json`."""
         assert self._ray is not None
         return {
             "pid": os.getpid(),
@@ -142,8 +143,8 @@ class Supervisor:
         """Start everything and wait until it answers.
 
         Raises:
-            InputError: A supervisor runs for this home, or a port is taken.
-            EdaError: A child did not come up; its log's last lines are in the message.
+            InputError: Another supervisor runs for this home, or a port is taken.
+            EdaError: A child did not start; its log's last lines are in the message.
         """
         private_home(self._home)
         self._lock = _take_lock(self._home)
@@ -174,7 +175,7 @@ class Supervisor:
                 return
 
     def stop(self) -> None:
-        """Stop the API, then Ray, then whatever they left; the lock goes last."""
+        """Stop the API, then Ray, then remaining processes; the lock is released last."""
         if self._api is not None:
             processes.stop(self._api, mark=self._mark, timeout_s=_API_STOP_TIMEOUT_S)
         if self._ray is not None:
@@ -246,7 +247,7 @@ class Supervisor:
 
 
 def is_running(home: Path) -> bool:
-    """Whether a supervisor holds this home."""
+    """Whether a supervisor runs for this home."""
     if not home.is_dir():
         return False
     try:
@@ -280,7 +281,7 @@ def require_free(port: int) -> None:
     """Check that a port can be listened on.
 
     Raises:
-        InputError: Somebody listens there.
+        InputError: Another process listens on the port.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

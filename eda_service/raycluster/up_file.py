@@ -1,4 +1,4 @@
-"""`<home>/up.json`: where everything of a running service is, written by its supervisor."""
+"""`<home>/up.json`: addresses and process ids of a running service, written by its supervisor."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import NotRequired, TypedDict
 
 
 class ProcessIds(TypedDict):
-    """Of the service's own processes; None: it does not run."""
+    """Ids of the service's own processes; None: the process does not run."""
 
     api: int | None
     ray_head: int | None
 
 
 class UpFile(TypedDict):
-    """What the file holds; what is not required, older versions did not write.
+    """The content of the file; fields that are not required were not written by older versions.
 
     Attributes:
-        pid: The supervisor's process.
+        pid: Id of the supervisor's process.
         ray_joinable: Whether other machines may join the cluster.
-        database: Where jobs and keys are, without secrets.
-        ray_env: What a process needs in its environment to talk to the cluster.
-        marks: Of the processes that the supervisor started, by which they are found after it was killed.
-        ray_temp_dir: The head's own directory.
+        database: Address of the database of jobs and keys, without secrets.
+        ray_env: Environment that a process needs to access the cluster.
+        marks: Marks of the processes that the supervisor started, by which they are found after it was killed.
+        ray_temp_dir: Directory of the head.
     """
 
     pid: int
@@ -41,7 +41,7 @@ class UpFile(TypedDict):
 
 
 def read_up(home: Path) -> UpFile | None:
-    """What `eda up` wrote down, or None."""
+    """Read the file that `eda up` wrote; None without one."""
     try:
         up_file: UpFile = json.loads((home / "up.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -16,14 +16,14 @@ from eda_service.selection.selector import Array
 
 
 def sq_distances(features_AD: Array, reference: ReferenceStatistics) -> Array:
-    """Squared Mahalanobis distance of every answer token, (A,) float64, no root."""
+    """Compute the squared Mahalanobis distance of every answer token, (A,) float64, without a root."""
     offset_AR = project(features_AD, reference) - reference.mean_R
     distances_A: Array = np.einsum("ar,rs,as->a", offset_AR, reference.precision_RR, offset_AR, optimize=True)
     return distances_A
 
 
 def sample_value(distances_A: Array, quantile: float) -> float:
-    """Eq. 14: the rho-quantile (linear interpolation) over one sample's answer tokens.
+    """Compute Eq. 14: the rho-quantile (linear interpolation) over one sample's answer tokens.
 
     Raises:
         DatasetInvalidError: The answer mask is all zero, so there is nothing to take a quantile of.

@@ -1,4 +1,4 @@
-"""All samples, whatever the share that is to be kept: for pretraining, and for comparison."""
+"""A selector that keeps all samples, whatever the configured fraction: for pretraining, and for comparison."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from eda_service.selection.mahalanobis import DistanceSelector
 
 
 class Everything(DistanceSelector):
-    """Selects nothing; an adaptation reports the samples' values all the same."""
+    """Keeps all samples; an adaptation reports their values all the same."""
 
     needs_scores = False
 

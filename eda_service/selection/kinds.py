@@ -1,4 +1,4 @@
-"""The selectors by the config's word for them."""
+"""The selectors by their names in the config."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ SELECTORS: dict[str, type[SampleSelector]] = {
 
 
 def make_selector(config: SelectionConfig) -> SampleSelector:
-    """The selector that a job asks for."""
+    """Make the selector that a job asks for."""
     return SELECTORS[config.method](config)

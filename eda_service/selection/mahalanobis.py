@@ -1,4 +1,4 @@
-"""Samples by how far their answers lie from general ones (Eqs. 11-15): the paper's selector, and its reverse."""
+"""Selection by the distance of answers from general ones (Eqs. 11-15): the paper's selector, and its reverse."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DistanceScorer:
 
 
 class DistanceSelector(SampleSelector):
-    """Measures distances; what it keeps is a subclass's."""
+    """Measures distances; subclasses decide which samples are kept."""
 
     def fit(self, states_ND: Array) -> DistanceScorer:
         """See `SampleSelector`."""
@@ -47,7 +47,7 @@ class DistanceSelector(SampleSelector):
 
 
 class LargestDistance(DistanceSelector):
-    """Eq. 15: the top K by value; ties go by sample id."""
+    """Keeps the top K by value, Eq. 15; ties are resolved by sample id."""
 
     def choose(self, sample_ids: Sequence[str], values: Sequence[float], *, seed: int) -> list[int]:
         """See `SampleSelector`."""
@@ -55,7 +55,7 @@ class LargestDistance(DistanceSelector):
         return sorted(by_id(sample_ids), key=lambda index: self.place(values[index]))[:count]
 
     def place(self, value: float) -> float:
-        """Where a sample stands in the ranking, the first lowest."""
+        """Sort key of a sample in the ranking; the lowest comes first."""
         return -value
 
     def threshold(self, kept: Sequence[float]) -> float | None:
@@ -64,7 +64,7 @@ class LargestDistance(DistanceSelector):
 
 
 class SmallestDistance(LargestDistance):
-    """The other end of the ranking, for comparison."""
+    """Keeps the K samples with the smallest values, for comparison."""
 
     def place(self, value: float) -> float:
         """See `LargestDistance`."""

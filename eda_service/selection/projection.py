@@ -22,13 +22,13 @@ from eda_service.selection.selector import Array
 
 @dataclass(frozen=True)
 class ReferenceStatistics:
-    """What a distance is measured from.
+    """The statistics that distances are measured with.
 
     Attributes:
         center_D: Mean of the reference features, subtracted before projecting.
         components_RD: Orthonormal PCA rows.
         mean_R: mu of Eq. 12, of the reduced features.
-        precision_RR: Inverse of Sigma (with ridge).
+        precision_RR: Inverse of Sigma (with ridge added).
     """
 
     center_D: Array
@@ -51,11 +51,11 @@ def fit_reference(features_ND: Array, *, pca_dim: int, ridge: float) -> Referenc
 
     Args:
         features_ND: Features of general answer tokens; converted to float64.
-        pca_dim: R, capped by N - 1 and D.
-        ridge: Added to the covariance diagonal, relative to its mean.
+        pca_dim: Number of dimensions R, capped by N - 1 and D.
+        ridge: Number added to the covariance diagonal, relative to its mean.
 
     Raises:
-        DatasetInvalidError: Fewer than three reference tokens, or a non-finite feature.
+        DatasetInvalidError: Fewer than three reference tokens are given, or a feature is not finite.
     """
     from sklearn.decomposition import PCA  # takes a second, and plans ask selectors for less
 
@@ -89,6 +89,6 @@ def fit_reference(features_ND: Array, *, pca_dim: int, ridge: float) -> Referenc
 
 
 def project(features_AD: Array, reference: ReferenceStatistics) -> Array:
-    """Eq. 11: reduced features (A, R) in float64."""
+    """Compute Eq. 11: reduced features (A, R) in float64."""
     reduced_AR: Array = (np.asarray(features_AD, dtype=np.float64) - reference.center_D) @ reference.components_RD.T
     return reduced_AR

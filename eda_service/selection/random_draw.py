@@ -1,4 +1,4 @@
-"""A seeded draw that does not look at values, for comparison; they are measured and reported all the same."""
+"""A seeded random selection, for comparison; values are measured and reported all the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eda_service.selection.selector import by_id, num_kept
 
 
 class RandomDraw(DistanceSelector):
-    """The same number of samples as the ranking keeps."""
+    """Keeps as many samples as the ranking would."""
 
     def choose(self, sample_ids: Sequence[str], values: Sequence[float], *, seed: int) -> list[int]:
         """See `SampleSelector`."""

@@ -1,6 +1,6 @@
-"""What a selector is to everybody who does not write one: how samples are measured, which ones stay, and how many.
+"""The protocol of selectors: how samples are measured, which are kept, and how many.
 
-A selector fits what it measures against on general prompts (`fit`), measures each answer in the pass that generates it
+A selector fits its reference statistics on general prompts (`fit`), measures each answer in the pass that generates it
 (`Scorer`), and keeps some of the samples (`keep`). A new one is a subclass here, a word of the config's enum, and its
 line in `kinds`; the stages and the plan ask the object. Pure: values in, values out.
 
@@ -27,20 +27,20 @@ class Scorer(Protocol):
     """Measures samples."""
 
     def save(self, path: Path) -> None:
-        """Write what was fitted, for `SampleSelector.load`."""
+        """Write the fitted statistics, for `SampleSelector.load`."""
 
     def sample_value(self, states_AD: Array) -> float:
-        """The value of one sample, from what the target's head reads at its answer's tokens."""
+        """Compute the value of one sample from the inputs of the target's head at its answer's tokens."""
 
 
 class SampleSelector(ABC):
     """One way of choosing samples.
 
     Args:
-        config: The job's settings of selection.
+        config: Settings of selection of the job.
 
     Attributes:
-        needs_scores: Samples are measured for it in any job; without, only where an adaptation reports their values.
+        needs_scores: Whether samples are always measured for it; otherwise only if an adaptation reports their values.
     """
 
     needs_scores: ClassVar[bool] = True
@@ -50,23 +50,23 @@ class SampleSelector(ABC):
 
     @abstractmethod
     def fit(self, states_ND: Array) -> Scorer:
-        """Fit on what the target's head reads at the tokens of its answers to general prompts.
+        """Fit on the inputs of the target's head at the tokens of its answers to general prompts.
 
         Raises:
-            DatasetInvalidError: They are too few, or of no use.
+            DatasetInvalidError: The states are too few or not finite.
         """
 
     @abstractmethod
     def load(self, path: Path) -> Scorer:
-        """What `Scorer.save` wrote, with this config's other settings."""
+        """Load what `Scorer.save` wrote, with this config's other settings."""
 
     def keep(self, sample_ids: Sequence[str], values: Sequence[float], *, seed: int) -> list[int]:
-        """Indices of the kept samples, in the order of the input.
+        """Return the indices of the kept samples, in the order of the input.
 
         Args:
-            sample_ids: Unique ids.
-            values: `sample_value` of each; 0 where nothing was measured.
-            seed: The job's.
+            sample_ids: Unique ids of the samples.
+            values: `sample_value` of each sample; 0 if it was not measured.
+            seed: Seed of the job.
 
         Raises:
             DatasetInvalidError: There are no samples.
@@ -79,23 +79,23 @@ class SampleSelector(ABC):
 
     @abstractmethod
     def choose(self, sample_ids: Sequence[str], values: Sequence[float], *, seed: int) -> list[int]:
-        """Indices of the kept samples in any order; there is at least one sample."""
+        """Return the indices of the kept samples in any order; there is at least one sample."""
 
     def threshold(self, _kept: Sequence[float]) -> float | None:
-        """The value at which the kept samples end, for the report; None where values do not decide."""
+        """Return the value at which the kept samples end, for the report; None if values do not decide."""
         return None
 
     @property
     def share(self) -> float:
-        """Share of the samples that is expected to stay."""
+        """Expected share of samples that are kept, 0 to 1."""
         return self.config.keep_fraction
 
 
 def num_kept(num_samples: int, keep_fraction: float) -> int:
-    """K of Eq. 15: the fraction rounded half up, at least 1."""
+    """Compute K of Eq. 15: the fraction of the samples rounded half up, at least 1."""
     return max(1, int(num_samples * keep_fraction + 0.5))
 
 
 def by_id(sample_ids: Sequence[str]) -> list[int]:
-    """Indices in the order of the ids, so that a choice does not depend on the order of the input."""
+    """Return indices in the order of the ids, so that a choice does not depend on the order of the input."""
     return sorted(range(len(sample_ids)), key=lambda index: sample_ids[index])

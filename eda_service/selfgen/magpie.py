@@ -1,4 +1,4 @@
-"""Prompts that nobody has to license: the target writes user turns itself (the Magpie method, arXiv 2406.08464).
+"""Prompts without a licence: the target writes user turns itself (the Magpie method, arXiv 2406.08464).
 
 An instruct model that is given only its chat template's opening of a user turn continues with a plausible user message.
 Short, repeated or unfinished turns are dropped.
@@ -31,20 +31,20 @@ def write_prompts(
     max_new_tokens: int = 96,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Prompt]:
-    """Distinct user turns written by the target at T=1, top_p 0.95, whatever its generation_config.json says: that is
-    about answers.
+    """Let the target write distinct user turns at T=1 and top_p 0.95; the values of its generation_config.json are for
+    answers and are not used.
 
-    A tuned target may have forgotten how users write: each round writes as many turns as the usable share so far
-    asks for.
+    A tuned target may no longer write usable user turns well: each round writes as many turns as the usable share so
+    far requires.
 
     Args:
-        engine: Who runs an instruct model with a chat template.
-        num_prompts: How many are wanted.
-        seed: Of all draws.
-        batch_size: Turns written together.
-        prefix: Of the prompts' ids.
-        max_new_tokens: Longer turns are dropped as unfinished.
-        on_progress: Called with the number of usable prompts so far.
+        engine: Engine that runs an instruct model with a chat template.
+        num_prompts: Number of prompts to return.
+        seed: Seed of all draws.
+        batch_size: Number of turns written together.
+        prefix: Prefix of the prompts' ids.
+        max_new_tokens: Largest number of tokens of a turn; longer turns are dropped as unfinished.
+        on_progress: Function called with the number of usable prompts so far.
 
     Raises:
         DatasetInvalidError: The target does not write enough usable turns.
@@ -88,6 +88,6 @@ def write_prompts(
 
 
 def _usable(turns: Iterable[Answer], tokenizer: Any) -> list[str]:
-    """Finished, long enough turns in the order of their requests."""
+    """Return the finished turns that are long enough, in the order of their requests."""
     texts = (tokenizer.decode(each.token_ids, skip_special_tokens=True).strip() for each in turns if each.has_stopped)
     return [text for text in texts if len(text) >= _MIN_CHARACTERS]

@@ -1,10 +1,10 @@
 """Domain prompts from a file, a Hugging Face dataset, or reasoning-gym.
 
-Rows are read in the forms of `eda_service.selfgen.row_forms`, each with an optional "id". Nothing is dropped silently:
-a malformed row is an error that names its line, or is skipped and counted (`SkippedRows`) where that is asked for.
+Rows are read in the forms of `eda_service.selfgen.row_forms`, each with an optional "id". No row is dropped silently: a
+malformed row is an error that names its line, or is skipped and counted (`SkippedRows`) if that is asked for.
 
-`read_rows` is the one reader of such a file: at submit, where it is copied meanwhile, and in the job, which reads the
-copy (`DatasetSpec.sha256`); what one of them skips, the other skips too.
+`read_rows` is the one reader of such a file. It runs at submit, which copies the file meanwhile, and in the job, which
+reads the copy (`DatasetSpec.sha256`); so both skip the same rows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from eda_service.storage.runs.run import home_dir
 from eda_service.targets.chat.chat import render_prompt
 
 PARAM = "dataset.source"
-_MAX_IDS = 1 << 18  # ids that are compared at submit; the job compares those of the prompts it takes
+_MAX_IDS = 1 << 18  # number of ids compared at submit; the job compares those of the prompts it takes
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Prompt:
     """One conversation that the target is to answer.
 
     Attributes:
-        id: Of its sample.
-        messages: They end where the target is to answer.
-        reference: The data set's own answer.
-        tools: What the target may call, in OpenAI's form.
-        template_kwargs: More variables of the chat template.
-        form: The key under which a row had the conversation; it is only told, and not stored.
+        id: Id of the prompt's sample.
+        messages: Messages of the conversation up to the place of the target's answer.
+        reference: Answer of the data set, if it has one.
+        tools: Tools that the target may call, in OpenAI's form.
+        template_kwargs: Additional variables of the chat template.
+        form: Key under which the row had the conversation; used in messages, not stored.
     """
 
     id: str
@@ -59,23 +59,25 @@ class Prompt:
     form: str = field(default="", compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """As a JSON lines row."""
+        """Return the prompt as a row of JSON lines."""
         row: dict[str, Any] = {"id": self.id, "messages": self.messages, **self.beside}
         return row if self.reference is None else {**row, "reference": self.reference}
 
     @property
     def beside(self) -> dict[str, Any]:
-        """What the chat template gets beside the messages, by its names in `render_prompt`; empty: nothing."""
+        """Arguments of the chat template beside the messages, by their names in `render_prompt`; empty if there are
+        none.
+        """
         beside = {"tools": self.tools, "template_kwargs": self.template_kwargs}
         return {name: value for name, value in beside.items() if value is not None}
 
     @property
     def content(self) -> str:
-        """Equal where the chat template gets the same."""
+        """A text that is equal for prompts that look equal to the chat template."""
         return json.dumps([self.messages, self.beside] if self.beside else self.messages)
 
     def token_ids(self, tokenizer: Any) -> list[int]:
-        """The prompt as the target sees it, up to where its answer begins.
+        """Render the prompt as token ids, up to the place where the target's answer begins.
 
         Raises:
             TargetIncompatibleError: The tokenizer has no chat template, or one that takes too long.
@@ -85,19 +87,19 @@ class Prompt:
 
 
 def general_prompts_file() -> Path:
-    """The general prompts that ship with the package, written by SmolLM2 itself."""
+    """Return the path of the general prompts that the package ships, written by SmolLM2 itself."""
     return Path(str(resources.files("eda_service") / "assets" / "general_prompts.jsonl"))
 
 
 def general_prompts(count: int, *, param: str = "selection.num_reference_prompts") -> list[Prompt]:
-    """The first `count` of the general prompts shipped with the package.
+    """Read the first `count` of the general prompts that the package ships.
 
     Args:
-        count: At least one.
-        param: The field that says how many, for the message.
+        count: Number of prompts, at least 1.
+        param: Field that sets the number, for the message.
 
     Raises:
-        DatasetInvalidError: More are asked for than are shipped.
+        DatasetInvalidError: `count` is above the number of prompts that the package ships.
     """
     text = general_prompts_file().read_text(encoding="utf-8")
     lines = text.rstrip("\n").split("\n")
@@ -109,12 +111,12 @@ def general_prompts(count: int, *, param: str = "selection.num_reference_prompts
 
 
 def load_prompts(dataset: DatasetSpec, *, seed: int, skipped: SkippedRows | None = None) -> list[Prompt]:
-    """Exactly `num_prompts` distinct prompts, the same ones for the same seed.
+    """Read exactly `num_prompts` distinct prompts, the same ones for the same seed.
 
     Args:
-        dataset: The source, and how many.
-        seed: Which ones.
-        skipped: Where malformed rows are counted; None: one is an error.
+        dataset: Source of the prompts and their number.
+        seed: Seed of the choice of prompts.
+        skipped: Collector of malformed rows; None: a malformed row is an error.
 
     Raises:
         DatasetInvalidError: The source cannot be read, a row is malformed, an id is used twice, or there are too few
@@ -126,7 +128,7 @@ def load_prompts(dataset: DatasetSpec, *, seed: int, skipped: SkippedRows | None
     ids: set[str] = set()
     rows = _rows(dataset, seed, skipped)
     if dataset.source.startswith(PREFIX):
-        rows = itertools.islice(rows, 50 * wanted + 1000)  # a generator's rows have no end
+        rows = itertools.islice(rows, 50 * wanted + 1000)  # a generator never runs out of rows
     for prompt in rows:
         content = prompt.content
         if content in found:
@@ -145,11 +147,11 @@ def load_prompts(dataset: DatasetSpec, *, seed: int, skipped: SkippedRows | None
 
 @dataclass(frozen=True)
 class Survey:
-    """What a prompt file holds.
+    """Counts of a prompt file.
 
     Attributes:
-        num_rows: Its rows.
-        num_distinct: Its different conversations; counted up to a number that was enough.
+        num_rows: Number of rows.
+        num_distinct: Number of different conversations; counted up to the number that is enough.
     """
 
     num_rows: int
@@ -157,16 +159,16 @@ class Survey:
 
 
 def survey(rows: Iterable[Prompt], *, shown: str, enough: int, param: str = PARAM) -> Survey:
-    """Go through all prompts of a file, in memory that does not grow with it.
+    """Count all prompts of a file, in memory that does not grow with the file.
 
     Args:
-        rows: From `read_rows`, which checks each.
-        shown: What the file is called in messages.
-        enough: Different prompts are counted up to this number.
-        param: The field that names the file.
+        rows: Rows from `read_rows`, which checks each.
+        shown: Name of the file in messages.
+        enough: Number of different prompts at which counting them stops.
+        param: Field that names the file.
 
     Raises:
-        DatasetInvalidError: Two different prompts have one id.
+        DatasetInvalidError: Two different prompts have the same id.
     """
     contents: set[bytes] = set()
     ids: dict[bytes, bytes] = {}
@@ -200,7 +202,7 @@ def _rows(dataset: DatasetSpec, seed: int, skipped: SkippedRows | None) -> Itera
         return iter(_shuffled(read_jsonl(copy, shown=source, skipped=skipped), seed))
     if not is_model_id(source):
         return iter(_shuffled(read_jsonl(Path(source), skipped=skipped), seed))
-    if Path(source).exists():  # the data set library would read it; see `eda_service.names`
+    if Path(source).exists():  # the data set library would read the path; see `eda_service.names`
         raise DatasetInvalidError(f"{source!r} is a path here; write it as ./{source} or absolute", param=PARAM)
     return iter(_shuffled(_hugging_face(dataset, skipped), seed))
 
@@ -211,15 +213,16 @@ def _shuffled(prompts: list[Prompt], seed: int) -> list[Prompt]:
 
 
 def read_jsonl(path: Path, *, shown: str | None = None, skipped: SkippedRows | None = None) -> list[Prompt]:
-    """All prompts of a file.
+    """Read all prompts of a file.
 
     Args:
-        path: The file.
-        shown: What messages call it; None: its path.
-        skipped: Where malformed rows are counted; None: one is an error.
+        path: Path of the file.
+        shown: Name of the file in messages; None: its path.
+        skipped: Collector of malformed rows; None: a malformed row is an error.
 
     Raises:
-        DatasetInvalidError: No such file, no row, or a malformed row (with `skipped`: too many).
+        DatasetInvalidError: The file does not exist, has no row, or has a malformed row (with `skipped`: too many of
+            them).
     """
     name = shown or str(path)
     try:
@@ -237,19 +240,19 @@ def read_rows(
     tee: Callable[[bytes], None] | None = None,
     skipped: SkippedRows | None = None,
 ) -> Iterator[Prompt]:
-    """The prompts of a file one by one; not more than a row of it is in memory.
+    """Read the prompts of a file one by one; at most one row is in memory.
 
     Args:
         stream: The file, at its start.
-        shown: What messages call it.
-        param: The field that names it.
-        tee: Given all bytes, unpacked, as they are read.
-        skipped: Where malformed rows are counted; None: one is an error.
+        shown: Name of the file in messages.
+        param: Field that names the file.
+        tee: Function that receives all bytes, unpacked, as they are read.
+        skipped: Collector of malformed rows; None: a malformed row is an error.
 
     Raises:
-        DatasetInvalidError: The file is too long or in no form that is read, no row, or a malformed row (with
-            `skipped`: too many).
-        OSError: It cannot be read on.
+        DatasetInvalidError: The file is too long, is in no known form, has no row, or has a malformed row (with
+            `skipped`: too many of them).
+        OSError: The file cannot be read to its end.
     """
     num_prompts = 0
     for row in rows_of(stream, shown=shown, param=param, tee=tee):
@@ -273,10 +276,10 @@ def read_rows(
 
 
 def parse_row(row: Any, where: str, *, default_id: str, param: str = PARAM) -> Prompt:
-    """One row in any of the accepted forms.
+    """Parse one row in any of the accepted forms.
 
     Raises:
-        DatasetInvalidError: It is in none.
+        DatasetInvalidError: The row is in no accepted form.
     """
     try:
         found = read_form(row)
@@ -306,14 +309,14 @@ def _reasoning_gym(source: str, seed: int) -> Iterator[Prompt]:
 
 
 def _without_none(value: Any) -> Any:
-    """Without the keys that a data set's columns fill up with None, since all its rows have the same ones."""
+    """Drop keys whose value is None: a data set's rows all have the same columns, which are filled up with None."""
     if isinstance(value, dict):
         return {key: _without_none(each) for key, each in value.items() if each is not None}
     return [_without_none(each) for each in value] if isinstance(value, list) else value
 
 
 def _hugging_face(dataset: DatasetSpec, skipped: SkippedRows | None) -> list[Prompt]:
-    """Rows of a hub data set."""
+    """Read rows of a hub data set."""
     prompts = []
     for index, row in enumerate(hub_rows(dataset)):
         where = f"{dataset.source}[{index}]"

@@ -11,7 +11,9 @@ from eda_service.selfgen.prompts import Prompt
 
 
 def render_all(tokenizer: Any, prompts: Iterable[Prompt]) -> tuple[dict[str, list[int]], list[SkippedRow]]:
-    """(token ids by prompt id, in the prompts' order; the prompts that the template refuses, with the reasons)."""
+    """Render prompts; return token ids by prompt id, in the prompts' order, and the refused prompts with
+    their reasons.
+    """
     rendered: dict[str, list[int]] = {}
     refused: list[SkippedRow] = []
     for prompt in prompts:

@@ -1,7 +1,7 @@
-"""Why a row of a prompt file is skipped."""
+"""The error of a row of a prompt file that is skipped."""
 
 from __future__ import annotations
 
 
 class RowError(ValueError):
-    """Why a row holds no prompt; the message never repeats what it says, only its keys, roles and types."""
+    """A row holds no prompt; the message never repeats the row's text, only its keys, roles and types."""

@@ -1,7 +1,7 @@
 """The rows of a prompt file as JSON values: JSON lines, or one JSON array, also compressed with gzip.
 
-Which of them a file is its first bytes say, never its name, so that a copy under another name reads the same. What is
-neither is refused with the command that makes JSON lines of it. Not more than one row is in memory.
+The first bytes decide the format, never the file's name, so that a copy under another name reads the same. Any other
+format is refused with the command that converts it to JSON lines. At most one row is in memory.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from eda_service.records import MAX_ROW_BYTES
 from eda_service.storage.inputs import bounded_json
 
 MAX_FILE_BYTES = 2 << 30
-MAX_FILE_ROWS = 10_000_000  # ten times what a job takes; a few MiB of gzip hold two thousand million empty lines
+MAX_FILE_ROWS = 10_000_000  # ten times the maximum of a job; a few MiB of gzip hold two thousand million empty lines
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 1 << 12
 _CHUNK_BYTES = 1 << 16
-_ARRAY = re.compile(rb"\s*\[\s*(\{|\]|$)")  # a row that is some other list is only a wrong row
+_ARRAY = re.compile(rb"\s*\[\s*(\{|\]|$)")  # a row that is another list is only a wrong row
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DATASETS = "write it as JSON lines (`datasets.load_dataset({0!r}, data_files=FILE)['train'].to_json('rows.jsonl')`)"
 _FOREIGN: tuple[tuple[bytes, str], ...] = (
@@ -51,13 +51,13 @@ Tee = Callable[[bytes], None]
 
 @dataclass(frozen=True)
 class FileRow:
-    """One row.
+    """One row of a file.
 
     Attributes:
-        number: Of its line, or its place in the array; the first is 1.
-        where: The file and that number, for messages.
-        value: As parsed.
-        trouble: Why it could not be parsed; None: it was.
+        number: Number of its line, or its place in the array; the first is 1.
+        where: Name of the file and the number, for messages.
+        value: Parsed value.
+        trouble: Reason that the row could not be parsed; None if it was parsed.
     """
 
     number: int
@@ -67,18 +67,17 @@ class FileRow:
 
 
 def rows_of(stream: BinaryIO, *, shown: str, param: str, tee: Tee | None = None) -> Iterator[FileRow]:
-    """The rows of a file one by one; those that are blank are left out.
+    """Read the rows of a file one by one; blank rows are left out.
 
     Args:
-        stream: The file, at its start; it can seek.
-        shown: What messages call it.
-        param: The field that names it.
-        tee: Given all bytes, unpacked, as they are read.
+        stream: The file, at its start; the stream can seek.
+        shown: Name of the file in messages.
+        param: Field that names the file.
+        tee: Function that receives all bytes, unpacked, as they are read.
 
     Raises:
-        DatasetInvalidError: The file is too long, has too many rows, is in no form that is read, or an array that is
-            broken.
-        OSError: It cannot be read on.
+        DatasetInvalidError: The file is too long, has too many rows, is in no known format, or is a broken array.
+        OSError: The file cannot be read to its end.
     """
 
     def refuse(why: str) -> DatasetInvalidError:
@@ -104,19 +103,19 @@ Refuse = Callable[[str], DatasetInvalidError]
 
 
 class _Bounded:
-    """A file's bytes up to the limit, told to `tee`."""
+    """A file's bytes up to the limit, each passed to `tee`."""
 
     def __init__(self, stream: BinaryIO, refuse: Refuse, tee: Tee | None) -> None:
         self._stream, self._refuse, self._tee = stream, refuse, tee
         self._num_bytes = 0
 
     def line(self, most: int) -> bytes:
-        """The next line with its end, or as much of it."""
+        """Read the next line with its end, or at most `most` bytes of it."""
         # Not splitlines(): U+2028 and its like are legal inside a JSON string.
         return self._told(self._stream.readline(most))
 
     def chunk(self, most: int) -> bytes:
-        """The next bytes."""
+        """Read the next bytes, at most `most`."""
         return self._told(self._stream.read(most))
 
     def _told(self, data: bytes) -> bytes:
@@ -129,7 +128,7 @@ class _Bounded:
 
 
 def _check_known(head: bytes, refuse: Refuse) -> None:
-    """Refuse what is no text of JSON from its first bytes on."""
+    """Refuse a file whose first bytes are not a JSON text."""
     why = next((each for magic, each in _FOREIGN if head.startswith(magic)), None)
     if why is not None:
         raise refuse(why)
@@ -150,7 +149,7 @@ def _check_known(head: bytes, refuse: Refuse) -> None:
 
 
 def _columns(line: str, mark: str) -> list[str]:
-    """What a table's first line names; nothing, if it is none."""
+    """Return the column names of a table's first line; empty if the line is none."""
     try:
         return next(csv.reader([line], delimiter=mark), [])
     except csv.Error:
@@ -188,13 +187,15 @@ def _parsed(line: bytes, number: int, where: str) -> FileRow:
 
 
 def _require_number(number: int, of: str, refuse: Refuse) -> None:
-    """Bound the time that a file takes: rows of a few bytes, packed, are next to nothing to send."""
+    """Limit the number of rows, which limits the time to read a file: rows of a few bytes compress to
+    almost nothing.
+    """
     if number > MAX_FILE_ROWS:
         raise refuse(f"has more than {MAX_FILE_ROWS:,} {of}; split it")
 
 
 def _array_rows(data: _Bounded, shown: str, refuse: Refuse) -> Iterator[FileRow]:
-    """The elements of an array; after one that is broken nothing can be found again, so that is the file's end."""
+    """Read the elements of an array; after a broken element no other can be found, so reading ends there."""
     text = _Text(data, refuse)
     text.skip("\ufeff")
     text.skip("[")
@@ -220,7 +221,7 @@ def _array_rows(data: _Bounded, shown: str, refuse: Refuse) -> Iterator[FileRow]
 
 
 class _Text:
-    """Text that is read as far as the next element needs it."""
+    """A text that is read as far as the next element needs it."""
 
     def __init__(self, data: _Bounded, refuse: Refuse) -> None:
         self._data, self._refuse = data, refuse
@@ -229,7 +230,7 @@ class _Text:
         self._json = json.JSONDecoder()
 
     def next(self) -> str:
-        """The next character that is no space; empty at the end."""
+        """Return the next character that is no space; empty at the end."""
         while True:
             match = _SPACE.match(self._buffer, self._at)
             assert match is not None
@@ -238,13 +239,13 @@ class _Text:
                 return self._buffer[self._at : self._at + 1]
 
     def skip(self, mark: str) -> bool:
-        """Go beyond a character, if it is the next one."""
+        """Skip a character if it is the next one."""
         is_next = self.next() == mark
         self._at += is_next
         return is_next
 
     def element(self, number: int) -> str:
-        """The text of one JSON value."""
+        """Return the text of one JSON value."""
         self.next()
         while True:
             try:
@@ -264,7 +265,7 @@ class _Text:
                 raise self._refuse(f"is a JSON array whose row {number} is not JSON ({why}); mend it")
 
     def _more(self) -> bool:
-        """Read on, twice as much as waits already, so that a long element is not parsed too often."""
+        """Read twice as much as is waiting, so that a long element is not parsed too often."""
         if self._is_whole:
             return False
         data = self._data.chunk(max(_CHUNK_BYTES, len(self._buffer) - self._at))

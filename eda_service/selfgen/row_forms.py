@@ -1,9 +1,9 @@
-"""The forms in which people keep prompts, read into one: the conversation that is to be answered, and an answer.
+"""Reading of the common row forms of prompt files into one form: the conversation to be answered, and an answer.
 
-docs/reference/jobs.md has the table of all forms. A conversation that ends with the assistant is the file that the
-target was tuned on: its last answer is dropped from the prompt, as the target answers itself, and kept as the
-reference. `developer` is read as `system`, which is what templates of open models know. What could be read in two
-ways, or would lose a part of the row, is refused.
+docs/reference/jobs.md has the table of all forms. A conversation that ends with the assistant is one that the target
+was tuned on: its last answer is removed from the prompt, because the target answers itself, and kept as the reference.
+`developer` is read as `system`, which the templates of open models know. A row that could be read in two ways, or would
+lose a part, is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ANSWERS = (
     *("reference", "completion", "response", "output", "answer", "solution", "targets"),
     *("chosen", "preferred_output"),
 )
-_NESTED = ("input", "body")  # OpenAI's preferences and batches
+_NESTED = ("input", "body")  # the forms of OpenAI's preferences and batches
 _MARKUP = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "\n\nHuman:")
 _KWARGS = "chat_template_kwargs"
 _OWN_VARIABLES = frozenset(
@@ -36,14 +36,14 @@ _KNOWN = "no messages, prompt, conversations, instruction or question"
 
 @dataclass(frozen=True)
 class ReadRow:
-    """What a row holds.
+    """The content of a row.
 
     Attributes:
-        form: The key that the conversation was found under.
-        messages: They end where the assistant is to answer.
-        reference: The row's own answer, if it has one that is a text.
-        tools: What the target may call, in OpenAI's form.
-        template_kwargs: More variables of the chat template.
+        form: Key that the conversation was found under.
+        messages: Messages up to the place of the assistant's answer.
+        reference: Answer of the row, if it has one that is a text.
+        tools: Tools that the target may call, in OpenAI's form.
+        template_kwargs: Additional variables of the chat template.
     """
 
     form: str
@@ -54,13 +54,13 @@ class ReadRow:
 
 
 def read_form(row: Any) -> ReadRow:
-    """One row, in whichever form.
+    """Read one row in any known form.
 
     Args:
-        row: As parsed from JSON, or a row of a data set.
+        row: Row parsed from JSON, or a row of a data set.
 
     Raises:
-        RowError: It is in no known form, or holds what is not taken: images, an empty message.
+        RowError: The row is in no known form, or holds something that is not supported: images, an empty message.
     """
     if not isinstance(row, Mapping):
         raise RowError(f"a {type(row).__name__}, not an object")
@@ -78,7 +78,7 @@ def read_form(row: Any) -> ReadRow:
 
 
 def _unnested(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With the keys of the request that a row wraps."""
+    """Merge in the keys of a request that a row wraps."""
     for key in _NESTED:
         inner = row.get(key)
         if isinstance(inner, Mapping) and inner.get("messages") is not None and row.get("messages") is None:
@@ -87,7 +87,7 @@ def _unnested(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _turns(row: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    """(the form's key, the turns as the row has them, oldest first)."""
+    """Return the form's key, and the turns as the row has them, oldest first."""
     for key in _LISTS:
         if not _is_empty(row.get(key)) or row.get(key) == []:
             if not _is_empty(row.get("documents")):
@@ -106,7 +106,7 @@ def _turns(row: Mapping[str, Any]) -> tuple[str, list[Any]]:
 
 
 def _unknown(row: Mapping[str, Any]) -> str:
-    """Why a row is in no form; some that are well known get a reason of their own."""
+    """Return the reason why a row is in no form; some well-known forms get a reason of their own."""
     if "message_tree_id" in row or "parent_id" in row:
         return "it is a part of an OASST message tree; write each of its threads as `messages`"
     if isinstance(row.get("chosen"), str):
@@ -130,14 +130,14 @@ def _filled(turns: Any, key: str) -> list[Any]:
 
 
 def _alternating(texts: list[Any]) -> list[Any]:
-    """UltraChat's `data`: the user's and the assistant's texts in turn."""
+    """Read UltraChat's `data`: the user's and the assistant's texts in turn."""
     if not texts or not all(isinstance(each, str) for each in texts):
         raise RowError("`data` is not a list of texts; if it holds the rows, write each on a line of its own")
     return [said("assistant" if index % 2 else "user", text) for index, text in enumerate(texts)]
 
 
 def _asked(row: Mapping[str, Any], key: str) -> str:
-    """The user's text, with what belongs to it: Alpaca's `input`, Dolly's `context`."""
+    """Return the user's text with the text that belongs to it: Alpaca's `input`, Dolly's `context`."""
     text = str(row[key])
     mark = next((each for each in _MARKUP if each in text), None) if key == "prompt" else None
     if mark is not None:
@@ -157,12 +157,12 @@ def _asked(row: Mapping[str, Any], key: str) -> str:
 
 
 def _is_empty(value: Any) -> bool:
-    """Whether a cell holds nothing; pandas writes such cells as NaN."""
+    """Whether a cell is empty; pandas writes empty cells as NaN."""
     return value is None or value in ("", []) or (isinstance(value, float) and math.isnan(value))
 
 
 def _system(row: Mapping[str, Any], turns: list[Any]) -> list[Any]:
-    """With the row's own system prompt before them, unless they have one."""
+    """Put the row's own system prompt before the turns, unless they have one."""
     value = next((row[key] for key in _SYSTEMS if row.get(key)), None)
     text = text_of(None if _is_empty(value) else value)
     if not text.strip() or is_system(turns[0]):
@@ -171,7 +171,7 @@ def _system(row: Mapping[str, Any], turns: list[Any]) -> list[Any]:
 
 
 def _history(pairs: Any) -> list[Message]:
-    """LLaMA-Factory's earlier rounds, each a question and its answer."""
+    """Read LLaMA-Factory's earlier rounds, each a question and its answer."""
     if not pairs:
         return []
     turns = []
@@ -183,7 +183,7 @@ def _history(pairs: Any) -> list[Message]:
 
 
 def _check_not_written_out(messages: Sequence[Message], tools: Tools | None) -> None:
-    """Refuse what a template would write a second time."""
+    """Refuse content that a template would write a second time."""
     for message in messages:
         text = message["content"] or ""
         if tools and message["role"] == "system" and "<tools>" in text:
@@ -193,7 +193,7 @@ def _check_not_written_out(messages: Sequence[Message], tools: Tools | None) -> 
 
 
 def _template_kwargs(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """TRL's `chat_template_kwargs`."""
+    """Read TRL's `chat_template_kwargs`."""
     value = from_text(row.get(_KWARGS), f"`{_KWARGS}`")
     if not value:
         return None
@@ -206,8 +206,8 @@ def _template_kwargs(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _reference(row: Mapping[str, Any], answers: Sequence[Message]) -> str | None:
-    """The row's own answer, where it is a text: what stands beside the conversation, else what ended it."""
-    if row.get("label") is False:  # KTO's: an answer that nobody wanted
+    """Return the row's own answer if it is a text: the one beside the conversation, else the one that ends it."""
+    if row.get("label") is False:  # KTO's label: an answer that is not wanted
         return None
     for key in _ANSWERS:
         value = row.get(key)

@@ -1,4 +1,4 @@
-"""Tools and calls of tools, in the ways that rows have them, made into the one that chat templates read: OpenAI's.
+"""Tools and tool calls of rows, in all their forms, read into OpenAI's form, which chat templates read.
 
 * `tools`: a list or its JSON text; each OpenAI's `{"type": "function", "function": {...}}`, or the bare function, as
   xLAM and `functions` have it.
@@ -20,10 +20,10 @@ Call = dict[str, Any]
 
 
 def from_text(value: Any, what: str) -> Any:
-    """A value, or the one that its JSON text holds.
+    """Return a value, or the value that its JSON text holds.
 
     Raises:
-        RowError: It is a text that is no JSON.
+        RowError: The text is not JSON.
     """
     if not isinstance(value, str):
         return value
@@ -36,10 +36,10 @@ def from_text(value: Any, what: str) -> Any:
 
 
 def read_tools(row: Mapping[str, Any]) -> Tools | None:
-    """The tools that a row offers; None: it offers none.
+    """Read the tools that a row offers; None if it offers none.
 
     Raises:
-        RowError: They are no list of functions with names.
+        RowError: The tools are no list of functions with names.
     """
     for key in ("tools", "functions"):
         value = from_text(row.get(key), f"`{key}`")
@@ -69,10 +69,10 @@ def _is_name(value: Any) -> bool:
 
 
 def read_calls(turn: Mapping[str, Any]) -> list[Call]:
-    """The calls of an assistant's turn in OpenAI's form, in their order.
+    """Read the calls of an assistant's turn in OpenAI's form, in their order.
 
     Raises:
-        RowError: One has no name, or arguments that are no object.
+        RowError: A call has no name, or arguments that are no object.
     """
     value = from_text(turn.get("tool_calls"), "`tool_calls`")
     if not value:
@@ -81,7 +81,7 @@ def read_calls(turn: Mapping[str, Any]) -> list[Call]:
 
 
 def calls_of(value: Any) -> list[Call]:
-    """One call or several."""
+    """Return one call or several as a list."""
     several = [value] if isinstance(value, Mapping) else value
     if not isinstance(several, Sequence) or isinstance(several, str) or not several:
         raise RowError("a call of a tool is not an object, nor a list of such")

@@ -1,4 +1,4 @@
-"""One turn of a conversation, in the ways that rows have them, made into what a chat template reads."""
+"""One turn of a conversation, in all its forms in rows, read into the message that a chat template reads."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _PAIRS = (("human", "assistant"), ("user", "assistant"), ("input", "output"))
 
 
 def read_turns(turns: Sequence[Any]) -> list[Message]:
-    """All turns of a conversation; `{"human", "assistant"}` and the like are two.
+    """Read all turns of a conversation; a turn `{"human", "assistant"}` gives two messages.
 
     Raises:
-        RowError: One has no role that is known, or a content that is no text.
+        RowError: A turn has no known role, or a content that is no text.
     """
     found: list[Message] = []
     for turn in turns:
@@ -47,20 +47,20 @@ def read_turns(turns: Sequence[Any]) -> list[Message]:
 
 
 def said(role: str, content: str) -> Message:
-    """A message that is a text."""
+    """Make a message with a text."""
     return {"role": role, "content": content}
 
 
 def is_system(turn: Any) -> bool:
-    """Whether a turn, as a row has it, is the system's."""
+    """Whether a turn, as the row has it, is a system prompt."""
     named = turn.get("role") or turn.get("from") if isinstance(turn, Mapping) else None
     return isinstance(named, str) and _ROLES.get(named.lower()) == "system"
 
 
 def check_filled(messages: Sequence[Message]) -> None:
-    """Refuse a message that says nothing where somebody has to say something.
+    """Refuse an empty message where a text is needed.
 
-    A system prompt may be empty: in templates that have one of their own it says that there is none.
+    A system prompt may be empty: for templates with a default system prompt that means to use none.
     """
     for message in messages:
         may_be_empty = message["role"] in ("system", "tool") or "tool_calls" in message
@@ -90,7 +90,7 @@ def _message(turn: Mapping[str, Any]) -> Message:
 
 
 def _result(content: Any) -> str:
-    """What a tool has returned: a text, or a value that is written as JSON."""
+    """Return the result of a tool: a text, or a value that is written as JSON."""
     parts = isinstance(content, list) and all(isinstance(p, Mapping) and p.get("type") in _TEXT_PARTS for p in content)
     if content is None or isinstance(content, str) or parts:
         return text_of(content)
@@ -98,10 +98,10 @@ def _result(content: Any) -> str:
 
 
 def text_of(content: Any) -> str:
-    """A content's text; parts are joined by a line end, as vLLM joins them.
+    """Return the text of a content; parts are joined by a line end, as in vLLM.
 
     Raises:
-        RowError: It is no text, or holds a part that is none.
+        RowError: The content is no text, or has a part that is no text.
     """
     if content is None or isinstance(content, str):
         return content or ""

@@ -1,4 +1,4 @@
-"""Rows of a prompt file that hold no prompt: how many, why, and how many are too many."""
+"""Rows of a prompt file that hold no prompt: their number, the reasons, and the limit."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _MAX_REASONS = 3
 
 @dataclass
 class SkippedRows:
-    """Rows that are left out since they hold no prompt: how many, and why the first ones.
+    """Counts the rows that are skipped because they hold no prompt, and keeps the first reasons.
 
     Attributes:
-        max_fraction: Above this share of all rows they are an error.
-        num: How many there are.
-        reasons: Of the first few, with their lines.
+        max_fraction: Fraction of all rows above which skipped rows are an error.
+        num: Number of skipped rows.
+        reasons: Reasons of the first few rows, with their lines.
     """
 
     max_fraction: float
@@ -24,16 +24,16 @@ class SkippedRows:
     reasons: list[str] = field(default_factory=list)
 
     def add(self, error: DatasetInvalidError) -> None:
-        """Leave a row out."""
+        """Count a skipped row."""
         self.num += 1
         if len(self.reasons) < _MAX_REASONS:
             self.reasons.append(error.message)
 
     def check(self, num_read: int, param: str) -> None:
-        """Look whether they are too many, once all rows were read.
+        """Check, once all rows were read, that not too many were skipped.
 
         Raises:
-            DatasetInvalidError: They are.
+            DatasetInvalidError: The fraction of skipped rows is above `max_fraction`.
         """
         total = self.num + num_read
         if self.num > self.max_fraction * total:
@@ -44,7 +44,7 @@ class SkippedRows:
             )
 
     def __str__(self) -> str:
-        """What was skipped and why, in one line; empty where nothing was."""
+        """Describe the skipped rows and reasons in one line; empty if there are none."""
         if not self.num:
             return ""
         more = f"; and {self.num - len(self.reasons)} more" if self.num > len(self.reasons) else ""

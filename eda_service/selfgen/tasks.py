@@ -1,4 +1,4 @@
-"""The prompts that come from a task generator: `reasoning-gym:gsm_symbolic`, all of it or a range of its templates."""
+"""Prompts from a task generator: `reasoning-gym:gsm_symbolic`, with all templates or a range of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _RANGE = re.compile(r"templates=(?P<first>[0-9]{1,9})-(?P<last>[0-9]{1,9})")
 
 
 def templates_of(source: str, *, param: str) -> range:
-    """The templates that a source `reasoning-gym:<task>` or `reasoning-gym:<task>?templates=0-79` names.
+    """Return the templates that a source `reasoning-gym:<task>` or `reasoning-gym:<task>?templates=0-79` names.
 
     Raises:
-        DatasetInvalidError: No such task, another option, or a range that holds no usable template.
+        DatasetInvalidError: The task or the option does not exist, or the range holds no usable template.
     """
     task, question, options = source.removeprefix(PREFIX).partition("?")
     if task not in TASKS:

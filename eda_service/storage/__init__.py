@@ -1,3 +1,3 @@
-"""Files that are either complete and hashed or not there: atomic publish, shards, provenance, registry, run
+"""Storage of files that are either complete and hashed or absent: atomic publish, shards, provenance, registry, run
 directory.
 """

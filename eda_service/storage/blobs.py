@@ -1,7 +1,7 @@
-"""Files on storage by the sha256 of their content, and copies of them on this machine.
+"""Files on storage under the sha256 of their content, and copies of them on this machine.
 
-A key says what is behind it, so a file is never replaced by another one, and two attempts that upload at once cannot
-spoil each other's. What a killed process uploaded and no manifest names is never seen.
+A key determines the content, so a file is never replaced by another one, and two attempts that upload at once cannot
+damage each other's files. Uploads of a killed process that no manifest names are never read.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from eda_service.records import FileEntry
 from eda_service.storage.files import sha256_file
 from eda_service.storage.objects import Objects
 
-_AT_ONCE = 8  # files; each may go in several parts
+_AT_ONCE = 8  # files at the same time; each may be sent in several parts
 
 
 class Blobs:
-    """Content by its hash.
+    """Content on storage, by its hash.
 
     Args:
-        objects: Where; each is below it under its own hash.
+        objects: Objects below which each file is stored under its own hash.
     """
 
     def __init__(self, objects: Objects) -> None:
@@ -34,10 +34,10 @@ class Blobs:
             list(pool.map(lambda entry: self._objects.put_file(entry.sha256, root / entry.path), entries))
 
     def fetch(self, root: Path, entries: Iterable[FileEntry]) -> None:
-        """Bring files under `root`; those that are there with the right content stay.
+        """Fetch files to `root`; existing files with the right content are kept.
 
         Raises:
-            ArtifactCorruptError: One is not on storage, or is not what its manifest says.
+            ArtifactCorruptError: A file is not on storage, or differs from its manifest.
         """
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(lambda entry: self._fetch(root / entry.path, entry), entries))

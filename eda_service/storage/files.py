@@ -1,4 +1,4 @@
-"""Atomic files: written beside their place, flushed to disk, renamed over it; sha256 of what lies on disk."""
+"""Atomic files: written beside their place, flushed to disk, renamed over it; sha256 of files on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Compute the hex sha256 of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
@@ -30,7 +30,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_text(text: str) -> str:
-    """Hex sha256 of a string's UTF-8 bytes."""
+    """Compute the hex sha256 of a string's UTF-8 bytes."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
@@ -44,7 +44,7 @@ def fsync_dir(path: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process or thread uses."""
+    """Make a name beside `path` that no other process or thread uses."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
@@ -54,7 +54,7 @@ def is_temporary(name: str) -> bool:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that readers see the old content or the new, never a part."""
+    """Write a file so that readers see either the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     with temporary.open("wb") as stream:
@@ -66,15 +66,15 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_bytes` of indented JSON."""
+    """Write indented JSON with `write_bytes`."""
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("utf-8"))
 
 
 def claim_file(path: Path, content: str | bytes, *, mode: int = 0o666) -> bool:
-    """Create a file with its whole content unless there is one; whether it was created.
+    """Create a file with its whole content unless it exists; return whether it was created.
 
-    A link to a finished file: nobody, and no process after a crash, ever reads half of a claim. The file is never open
-    to more than `mode`, less what the umask takes away.
+    The content is written first and then linked, so that nobody reads an incomplete claim, not even after a crash. The
+    file's permissions never exceed `mode` minus the umask.
     """
     temporary = temporary_name(path)
     try:
@@ -93,8 +93,8 @@ def claim_file(path: Path, content: str | bytes, *, mode: int = 0o666) -> bool:
 
 
 def directory_bytes(directory: Path) -> int:
-    """Bytes of all files below a directory, links not followed; 0 when it is not there. What goes meanwhile does not
-    count.
+    """Add up the bytes of all files below a directory, links not followed; 0 if it does not exist. Files deleted
+    meanwhile do not count.
     """
     total = 0
     for folder, _, names in os.walk(directory):
@@ -115,7 +115,7 @@ def file_entry(root: Path, path: Path, *, transient: bool = False) -> FileEntry:
 
 
 def verify_files(root: Path, entries: Iterable[FileEntry]) -> None:
-    """Check that every file of a record is there and unchanged; transient files may be absent.
+    """Check that every file of a record exists and is unchanged; transient files may be absent.
 
     Raises:
         ArtifactCorruptError: A file is missing, or its size or hash differs.
@@ -134,9 +134,9 @@ def verify_files(root: Path, entries: Iterable[FileEntry]) -> None:
 
 
 def publish_dir(staging: Path, destination: Path) -> None:
-    """Move a complete staging directory into place in one step; an existing destination is left as it is.
+    """Move a complete staging directory into place in one step; an existing destination is kept.
 
-    Two processes may publish the same content: the first rename wins and the second discards its copy.
+    Two processes may publish the same content: the first rename counts and the second discards its copy.
     """
     for path in staging.rglob("*"):
         if path.is_file():
@@ -153,9 +153,9 @@ def publish_dir(staging: Path, destination: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether a full disk, or a quota that is used up, is what an error comes from.
+    """Whether the cause of an error is a full disk or a used-up quota.
 
-    Libraries written in Rust say it in their message only.
+    Libraries written in Rust report it in their message only.
     """
     found: BaseException | None = error
     while found is not None:
@@ -168,7 +168,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def require_free_bytes(path: Path, need_bytes: int, *, param: str) -> int:
-    """Check that the store has room; returns the free bytes found.
+    """Check that the store has enough free space; return the free bytes.
 
     Raises:
         InsufficientStorageError: Less than `need_bytes` is free.

@@ -1,4 +1,4 @@
-"""Logs: values appended one by one, read from an index on, in one order for all who read them."""
+"""Logs: values appended one by one and read from an index on, in the same order for all readers."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from typing import Any, Protocol
 
 from eda_service.storage.objects import Objects
 
-_AHEAD = 16  # entries asked for at once
+_AHEAD = 16  # entries that are requested at once
 
 
 class Log(Protocol):
-    """Entries numbered from 0."""
+    """A log with entries numbered from 0."""
 
     def append(self, value: Any) -> object:
         """Add an entry."""
 
     def read(self, start: int = 0) -> list[Any]:
-        """Entries from a number on."""
+        """Read the entries from a number on."""
 
 
 class LineFile:
-    """A file of one JSON value a line, on a disk that all writers share.
+    """A file of one JSON value per line, on a disk that all writers share.
 
     Args:
-        path: The file.
+        path: Path of the file.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def append(self, value: Any) -> None:
-        """A line is written in one call, so concurrent writers do not interleave."""
+        """Append a value; its line is written in one call, so that concurrent writers do not interleave."""
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(value) + "\n")
 
     def read(self, start: int = 0) -> list[Any]:
-        """Entries from a number on; a torn last line is left for the next call."""
+        """Read the entries from a number on; an incomplete last line is left for the next call."""
         try:
             lines = self._path.read_text(encoding="utf-8").split("\n")[:-1]
         except FileNotFoundError:
@@ -46,13 +46,14 @@ class LineFile:
 
 
 class Journal:
-    """Objects numbered from 0, each created on the condition that it is not there.
+    """A log of objects numbered from 0, each created only if its number is free.
 
-    An object cannot be appended to. So each entry is an object of its own; whoever finds a number taken takes the
-    next. A reader walks the numbers until one is missing: no listing, no gap, the same order for all.
+    An object cannot be appended to, so each entry is an object of its own; a writer that finds a number taken tries the
+    next. A reader follows the numbers until one is missing: it needs no listing, and all readers see the same order
+    without gaps.
 
     Args:
-        objects: Where; the journal has all below it.
+        objects: Objects of the journal.
     """
 
     def __init__(self, objects: Objects) -> None:
@@ -60,7 +61,7 @@ class Journal:
         self._next = 0  # no entry before it is missing
 
     def append(self, value: Any) -> int:
-        """Add an entry; returns its number."""
+        """Append a value; return its number."""
         data = json.dumps(value).encode("utf-8")
         number = self._next + len(self.read(self._next))
         while not self._objects.create(_key(number), data):
@@ -69,7 +70,7 @@ class Journal:
         return number
 
     def read(self, start: int = 0) -> list[Any]:
-        """Entries from a number on."""
+        """Read the entries from a number on."""
         found: list[Any] = []
         ahead = 1
         while True:
@@ -83,13 +84,13 @@ class Journal:
 
 
 class Unwritten:
-    """A log that nobody needs, as what it would tell is read as fast where it lies."""
+    """A log that keeps nothing, where readers can read the original as fast."""
 
     def append(self, value: Any) -> None:
-        """Nothing is kept."""
+        """Do nothing."""
 
     def read(self, start: int = 0) -> list[Any]:
-        """There are no entries."""
+        """Return no entries."""
         return []
 
 

@@ -1,12 +1,12 @@
-"""Objects: content by key, written whole or not at all, created on the condition that it is not there.
+"""Objects: content by key, written whole or not at all, and created only if absent.
 
-That is all this project asks of a store, and two things give it: a directory of this machine, flushed to the disk at
-each write, and a bucket (`s3://`, `gs://`) or a shared directory (`file://`, a path) through obstore. Everything else
-about state is written once above them; nothing is renamed, and a listing of a bucket is a hint which nothing that must
-be complete depends on (ADR 0020).
+This is all the project needs of a store, and two classes provide it: a directory of this machine, flushed to the disk
+at each write, and a bucket (`s3://`, `gs://`) or a shared directory (`file://`, a path) through obstore. All other
+state is written above them; nothing is renamed, and nothing that must be complete depends on a bucket's listing (ADR
+0020).
 
-Credentials come from where the provider's own tools look (environment, instance role, workload identity), never from
-the URL.
+Credentials come from the places that the provider's own tools use (environment, instance role, workload identity),
+never from the URL.
 """
 
 from __future__ import annotations
@@ -27,68 +27,69 @@ from eda_service.storage.files import claim_file, fsync_dir, is_temporary, tempo
 
 VARIABLE = "EDA_STORAGE"
 _SCHEMES = ("s3", "gs", "file")
-_AT_ONCE = 32  # requests in flight when many small objects are read or deleted
+_AT_ONCE = 32  # requests at the same time when many small objects are read or deleted
 
 
 class Objects(Hashable, Protocol):
     """Objects by key; parts of a key are separated by `/`."""
 
     def read(self, key: str) -> bytes | None:
-        """An object's content; None when it is not there."""
+        """Read an object's content; None if it does not exist."""
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """`read` of each."""
+        """Read several objects."""
 
     def write(self, key: str, data: bytes) -> None:
-        """Put an object in place of what is there; readers see one or the other."""
+        """Write an object, replacing an existing one; readers see either the old or the new."""
 
     def create(self, key: str, data: bytes, *, private: bool = False) -> bool:
-        """Put an object unless there is one; whether it was put. Of several at once exactly one puts.
+        """Create an object unless it exists; return whether it was created. Of several calls at once exactly one
+        creates it.
 
         Args:
-            key: Its key.
-            data: Its content.
-            private: No other user of the machine may read it; in a bucket, its own policy says who may.
+            key: Key of the object.
+            data: Content of the object.
+            private: Whether other users of the machine must not read it; a bucket's own policy decides there.
         """
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; those that are not there are none the less gone."""
+        """Delete objects, if they exist."""
 
     def children(self, prefix: str) -> list[str]:
-        """Names directly below a prefix, sorted; of a bucket, as it lists them now: a hint."""
+        """List the names directly below a prefix, sorted; a bucket's listing may lag behind."""
 
     def put_file(self, key: str, path: Path) -> None:
-        """Put a file's content; nothing is visible before all of it is there. A file in its place stays as it is."""
+        """Upload a file; nothing is visible before it is complete. An existing object is kept."""
 
     def get_file(self, key: str, path: Path) -> bool:
-        """Copy an object over `path`, which then has all of it; False when it is not there."""
+        """Copy an object over `path`, atomically; return False if the object does not exist."""
 
     def below(self, prefix: str) -> Objects:
-        """The objects below a prefix, by the rest of their keys."""
+        """Return the objects below a prefix, by the rest of their keys."""
 
     def address(self, key: str) -> str:
-        """Where an object is: a URL, or the path of a file."""
+        """Return the place of an object: a URL, or the path of a file."""
 
 
 class DirectoryObjects:
-    """Files below a directory that all who read them see.
+    """Files below a directory that all readers see.
 
     Args:
-        root: The directory; it is made when something is written.
+        root: Directory; it is made at the first write.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def read(self, key: str) -> bytes | None:
-        """A file's content; None when it is not there."""
+        """Read a file's content; None if it does not exist."""
         try:
             return (self.root / key).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """`read` of each."""
+        """Read several files."""
         return [self.read(key) for key in keys]
 
     def write(self, key: str, data: bytes) -> None:
@@ -96,29 +97,29 @@ class DirectoryObjects:
         write_bytes(self.root / key, data)
 
     def create(self, key: str, data: bytes, *, private: bool = False) -> bool:
-        """Write a file unless it is there, whole and flushed; whether it was written."""
+        """Create a file, whole and flushed, unless it exists; return whether it was created."""
         path = self.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         return claim_file(path, data, mode=0o600 if private else 0o666)
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete files, if they are there."""
+        """Delete files, if they exist."""
         for key in keys:
             (self.root / key).unlink(missing_ok=True)
 
     def children(self, prefix: str) -> list[str]:
-        """Names in a directory, sorted, without files that are being written."""
+        """List the names in a directory, sorted, without files that are being written."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return sorted(name for name in os.listdir(self.root / prefix) if not is_temporary(name))
         return []
 
     def put_file(self, key: str, path: Path) -> None:
-        """Copy a file to its place, unless that is where it lies."""
+        """Copy a file to its place, unless it is there already."""
         if path != self.root / key:
             _copy_whole(path, self.root / key)
 
     def get_file(self, key: str, path: Path) -> bool:
-        """Copy a file from its place, unless that is where it is wanted; False when it is not there."""
+        """Copy a file from its place, unless it is there already; return False if it does not exist."""
         source = self.root / key
         if not source.is_file():
             return False
@@ -127,23 +128,23 @@ class DirectoryObjects:
         return True
 
     def below(self, prefix: str) -> DirectoryObjects:
-        """A directory in it."""
+        """Return the files of a subdirectory."""
         return DirectoryObjects(self.root / prefix)
 
     def address(self, key: str) -> str:
-        """A file's path."""
+        """Return a file's path."""
         return str(self.root / key)
 
 
 class ObjectStore:
-    """Objects of a store that obstore speaks to.
+    """Objects of a store that obstore accesses.
 
     Args:
         url: `s3://bucket/prefix`, `gs://bucket/prefix`, `file:///directory`, or an absolute path.
-        prefix: Of all keys, below the URL.
+        prefix: Prefix of all keys, below the URL.
 
     Raises:
-        InputError: Not such a URL, or the extra `storage` is not installed.
+        InputError: The URL is not supported, or the extra `storage` is not installed.
     """
 
     def __init__(self, url: str, prefix: str = "") -> None:
@@ -151,7 +152,7 @@ class ObjectStore:
         self._store = _open(self.url)
 
     def read(self, key: str) -> bytes | None:
-        """An object's content; None when it is not there."""
+        """Read an object's content; None if it does not exist."""
         import obstore
 
         try:
@@ -161,19 +162,19 @@ class ObjectStore:
             return None
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """`read` of each, many at once."""
+        """Read several objects at the same time."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return list(pool.map(self.read, keys))
 
     def write(self, key: str, data: bytes) -> None:
-        """Put an object in place of what is there; readers see one or the other."""
+        """Write an object, replacing an existing one; readers see either the old or the new."""
         import obstore
 
         with _translated(self.url):
             obstore.put(self._store, self._key(key), data)
 
     def create(self, key: str, data: bytes, *, private: bool = False) -> bool:
-        """Put an object unless there is one; whether it was put."""
+        """Create an object unless it exists; return whether it was created."""
         import obstore
 
         with _translated(self.url):
@@ -184,10 +185,10 @@ class ObjectStore:
         return True
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; those that are not there are none the less gone."""
+        """Delete objects, if they exist."""
         import obstore
 
-        def one(key: str) -> None:  # of several in one call, a directory would stop at the first that is not there
+        def one(key: str) -> None:  # in one call with several keys, a directory would stop at the first missing one
             with contextlib.suppress(_MissingError), _translated(self.url):
                 obstore.delete(self._store, self._key(key))
 
@@ -195,7 +196,7 @@ class ObjectStore:
             list(pool.map(one, keys))
 
     def children(self, prefix: str) -> list[str]:
-        """Names directly below a prefix, sorted, as the store lists them now."""
+        """List the names directly below a prefix, sorted; the store's listing may lag behind."""
         import obstore
 
         whole = self._key(prefix)
@@ -207,14 +208,14 @@ class ObjectStore:
         return sorted(path.rsplit("/", 1)[-1] for path in below)
 
     def put_file(self, key: str, path: Path) -> None:
-        """Upload a file; nothing is visible before all of it is there."""
+        """Upload a file; nothing is visible before it is complete."""
         import obstore
 
         with _translated(self.url):
             obstore.put(self._store, self._key(key), path)
 
     def get_file(self, key: str, path: Path) -> bool:
-        """Download an object over `path`, which then has all of it; False when it is not there."""
+        """Download an object over `path`, atomically; return False if the object does not exist."""
         import obstore
 
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,11 +232,11 @@ class ObjectStore:
         return True
 
     def below(self, prefix: str) -> ObjectStore:
-        """The objects below a prefix."""
+        """Return the objects below a prefix."""
         return ObjectStore(self.url, self._key(prefix))
 
     def address(self, key: str) -> str:
-        """An object's URL; on a shared directory, its path."""
+        """Return an object's URL; on a shared directory, its path."""
         return f"{self.url.removeprefix('file://')}/{self._key(key)}"
 
     def _key(self, key: str) -> str:
@@ -243,35 +244,35 @@ class ObjectStore:
 
 
 def storage_url() -> str:
-    """Storage by URL as `EDA_STORAGE` names it; empty: all state lies under `EDA_HOME`."""
+    """Return the URL of the storage in `EDA_STORAGE`; empty: all state is under `EDA_HOME`."""
     return Environment.read().storage
 
 
 def storage_env() -> dict[str, str]:
-    """The variable, for the environment of a job; empty without one. It holds no secret."""
+    """Return the variable for the environment of a job; empty without one. It holds no secret."""
     url = storage_url()
     return {VARIABLE: url} if url else {}
 
 
 @cache
 def open_storage(url: str) -> ObjectStore:
-    """The store behind a URL, one in each process.
+    """Open the store behind a URL, once per process.
 
     Raises:
-        InputError: It names none that can be opened.
+        InputError: The URL names no store that can be opened.
     """
     return ObjectStore(url)
 
 
 class _MissingError(StorageError):
-    """There is no such object; or, when one was written, no such bucket."""
+    """The object does not exist; or, when one was written, the bucket does not."""
 
 
 def _checked(url: str) -> str:
-    """The URL in one form.
+    """Check a URL and return it in one form.
 
     Raises:
-        InputError: A scheme that is not known, no bucket, or credentials inside.
+        InputError: The scheme is not known, the bucket is missing, or credentials are inside.
     """
     if url.startswith("/"):
         url = Path(url).resolve().as_uri()
@@ -308,7 +309,7 @@ def _open(url: str) -> Any:
 
 @contextlib.contextmanager
 def _translated(url: str) -> Iterator[None]:
-    """The library's errors as ours."""
+    """Turn the library's errors into ours."""
     from obstore.exceptions import BaseError
 
     try:
@@ -321,7 +322,7 @@ def _translated(url: str) -> Iterator[None]:
 
 
 def _copy_whole(source: Path, destination: Path) -> None:
-    """A copy that is flushed, and seen when all of it is there."""
+    """Copy a file so that it is flushed, and visible only when complete."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(destination)
     try:

@@ -1,4 +1,4 @@
-"""Where the state of this process's service lies: the one place that decides between `EDA_HOME` and `EDA_STORAGE`."""
+"""The place of this process's state; only this module decides between `EDA_HOME` and `EDA_STORAGE`."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from eda_service.storage.runs.run_store import ByHash, InPlace, RunStore
 
 
 class StatePlace(Protocol):
-    """What there is of each kind.
+    """The stores of all kinds of state.
 
     Attributes:
-        listing_interval_s: How often it is worth while to list what there is.
+        listing_interval_s: Seconds between two listings that are worth their cost.
     """
 
     listing_interval_s: float
 
     def objects(self, home: Path) -> Objects:
-        """All state, by keys that are paths below the home."""
+        """Return all state, by keys that are paths below the home."""
 
     def run(self, root: Path) -> RunStore:
-        """The files of a job whose run directory this is."""
+        """Return the files of the job with this run directory."""
 
     def version_store(self, kind: str, home: Path) -> VersionStore:
-        """`packs` or `drafts`."""
+        """Return the published `packs` or `drafts`."""
 
     def free_bytes(self, home: Path) -> int | None:
-        """Free space for a job's files; None: it is that of the machines which will run it."""
+        """Return the free space for a job's files in bytes; None: it depends on the machines that will run the job."""
 
 
 class OnDisk:
@@ -39,19 +39,19 @@ class OnDisk:
     listing_interval_s = 0.0
 
     def objects(self, home: Path) -> Objects:
-        """The home's files."""
+        """Return the home's files."""
         return DirectoryObjects(home)
 
     def run(self, root: Path) -> RunStore:
-        """The directory itself."""
+        """Return the directory itself."""
         return InPlace(root)
 
     def version_store(self, kind: str, home: Path) -> VersionStore:
-        """A directory of the home."""
+        """Return the versions in a directory of the home."""
         return DirectoryVersionStore(home, kind)
 
     def free_bytes(self, home: Path) -> int:
-        """The home's disk."""
+        """Return the free bytes of the home's disk."""
         home.mkdir(parents=True, exist_ok=True)
         return shutil.disk_usage(home).free
 
@@ -60,7 +60,7 @@ class OnStorage:
     """All state is on storage by URL; the home is scratch space.
 
     Args:
-        storage: It.
+        storage: Storage by URL.
     """
 
     listing_interval_s = 15.0
@@ -69,27 +69,27 @@ class OnStorage:
         self._storage = storage
 
     def objects(self, home: Path) -> Objects:
-        """All of the storage, whatever the home."""
+        """Return all objects of the storage, whatever the home."""
         return self._storage
 
     def run(self, root: Path) -> RunStore:
-        """Below `runs/<job>/`."""
+        """Return the objects below `runs/<job>/`."""
         return ByHash(root, self._storage.below(f"runs/{root.name}"))
 
     def version_store(self, kind: str, home: Path) -> VersionStore:
-        """Below `packs/` or `drafts/`, with copies in the home."""
+        """Return the versions below `packs/` or `drafts/`, with copies in the home."""
         return ObjectVersionStore(self._storage, kind, home / "cache")
 
     def free_bytes(self, home: Path) -> None:
-        """Nobody knows before the job runs."""
+        """Return None: the free space is unknown before the job runs."""
         return
 
 
 def current_place() -> StatePlace:
-    """Where `EDA_STORAGE` says, else under `EDA_HOME`.
+    """Return the storage of `EDA_STORAGE` if it is set, else the directory `EDA_HOME`.
 
     Raises:
-        InputError: It names a storage that cannot be opened.
+        InputError: The variable names a storage that cannot be opened.
     """
     url = storage_url()
     return OnStorage(open_storage(url)) if url else OnDisk()

@@ -1,7 +1,8 @@
-"""A child process that works on what strangers wrote, one JSON order a line: limits hold for it and not for us.
+"""A child process that works on files of strangers, one JSON order per line, under limits that do not apply to the
+parent.
 
-The child starts with the first order and serves this process until it ends. One that takes too long, breaks off, or has
-ended by itself is replaced with the next order.
+The child starts with the first order and serves this process until it ends. A child that takes too long, breaks off, or
+has ended by itself is replaced at the next order.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _READ_BYTES = 1 << 16
 
 
 class JsonChild:
-    """One child; calls from several threads take turns.
+    """One child process; calls from several threads take turns.
 
     Args:
-        module: What `python -m` runs. It writes a line when it is ready, then one for each line it reads.
-        options: Of the interpreter.
-        environment: Added to this process's own.
-        timeout_s: For the first line and for each answer.
+        module: Module that `python -m` runs. It writes a line when it is ready, then one for each line it reads.
+        options: Options of the Python interpreter.
+        environment: Variables added to this process's own.
+        timeout_s: Longest wait in seconds for the first line and for each answer.
     """
 
     def __init__(
@@ -45,10 +46,10 @@ class JsonChild:
         self._owner_pid = 0
 
     def ask(self, order: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The answer to an order; None where the child broke off or took too long.
+        """Send an order and return the answer; None if the child broke off or took too long.
 
         Raises:
-            RuntimeError: No child starts.
+            RuntimeError: The child does not start.
         """
         text = json.dumps(order).encode() + b"\n"
         with self._lock:
@@ -68,7 +69,7 @@ class JsonChild:
         return answer
 
     def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         with self._lock:
             self._end()
 
@@ -103,13 +104,13 @@ class JsonChild:
         child.wait()
 
     def _read_line(self, stream: IO[bytes]) -> bytes:
-        """One line; empty when the child has ended.
+        """Read one line; empty if the child has ended.
 
         Raises:
-            TimeoutError: It does not come.
+            TimeoutError: No line comes in time.
         """
         deadline, parts = time.monotonic() + self._timeout_s, b""
-        ready = select.poll()  # not `select.select`, which knows no file beyond the 1,024th
+        ready = select.poll()  # not `select.select`, which supports only file descriptors below 1,024
         ready.register(stream, select.POLLIN | select.POLLHUP)
         while not parts.endswith(b"\n"):
             if not ready.poll(max(0.0, deadline - time.monotonic()) * 1000):

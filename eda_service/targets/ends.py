@@ -1,4 +1,4 @@
-"""A target without its layers: what is known of it, and the two matrices that drafts share with it.
+"""A target without its layers: metadata, and the two matrices (embedding and head) that drafts share with it.
 
 Shapes: D hidden, V vocabulary.
 """
@@ -20,15 +20,15 @@ from eda_service.targets.head import LmHead
 
 @dataclass(kw_only=True)
 class TargetEnds:
-    """What everybody but the one who decodes needs of a target.
+    """The parts of a target that are needed outside of decoding.
 
     Attributes:
-        lm_head: Its head, of which a draft vocabulary picks rows.
+        lm_head: Head of the target, of which a draft vocabulary selects rows.
         embed: Token embedding module.
-        stop_token_ids: Ids that end an answer.
-        max_context: Positions that the model was built for.
-        notes: What a user of this target must know, in sentences.
-        defaults: What its generation_config.json says about answers.
+        stop_token_ids: Token ids that end an answer.
+        max_context: Number of positions that the model was built for.
+        notes: Notes for the target's user, as sentences.
+        defaults: Values of its generation_config.json for answers.
     """
 
     spec: TargetSpec
@@ -46,30 +46,30 @@ class TargetEnds:
 
     @property
     def head_weight(self) -> Tensor:
-        """(V, D): rows of lm_head."""
+        """The rows of the head (V, D)."""
         return self.lm_head.rows_VD
 
     @property
     def vocab_size(self) -> int:
-        """Ids that have both an embedding and a logit; a tokenizer or a config may know of more."""
+        """Number of ids that have both an embedding and a logit; a tokenizer or a config may have more."""
         weight = self.embed.weight
         assert isinstance(weight, Tensor)
         return min(weight.shape[0], self.lm_head.vocab_size)
 
 
 def choose_dtype(spec: TargetSpec, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it, else float32 (ADR 0003)."""
+    """Choose the dtype; `auto` is bfloat16 if the hardware multiplies it, else float32 (ADR 0003)."""
     if spec.dtype != "auto":
         return torch.float32 if spec.dtype == "float32" else torch.bfloat16
     return torch.bfloat16 if device.type != "cpu" or native_bfloat16() else torch.float32
 
 
 def max_context_of(config: Any) -> int:
-    """Positions that the model was built for.
+    """Return the number of positions that the model was built for.
 
-    YaRN multiplies the original length where the config left `max_position_embeddings` at it. LongRoPE takes other
-    factors once any row of a batch is longer than the original length, which would make an answer depend on its
-    neighbours: its context ends there.
+    YaRN multiplies the original length if the config left `max_position_embeddings` at it. LongRoPE takes other factors
+    once any row of a batch is longer than the original length, which would make an answer depend on its neighbours; so
+    its context ends there.
     """
     limit = int(config.max_position_embeddings)
     rope = getattr(config, "rope_parameters", None) or {}

@@ -1,5 +1,5 @@
-"""The two ends of a target that training needs: token embedding and lm_head, exported once, so that train workers never
-load the target itself.
+"""Token embedding and lm_head of a target, exported once for training, so that train workers never load the target
+itself.
 
 Shapes: V vocabulary, D hidden.
 """
@@ -18,8 +18,8 @@ from eda_service.targets.head import LmHead
 
 
 def export_io(target: TargetEnds, path: Path) -> None:
-    """Write embed (V, D) and, where it is not tied to it, head (V, D), in bfloat16, with the head's bias where it has
-    one, and its scale and cap as metadata.
+    """Write embed (V, D) and, if it is not tied to it, head (V, D), in bfloat16, with the head's bias if it has one,
+    and its scale and cap as metadata.
     """
     weight = target.embed.weight
     assert isinstance(weight, Tensor)
@@ -35,7 +35,7 @@ def export_io(target: TargetEnds, path: Path) -> None:
 
 
 def load_io(path: Path, *, dtype: torch.dtype, device: torch.device) -> tuple[nn.Embedding, LmHead]:
-    """(frozen embedding, head) of an exported target."""
+    """Load (frozen embedding, head) of an exported target."""
     tensors = load_file(path, device=str(device))
     with safe_open(path, framework="pt") as opened:
         metadata = opened.metadata() or {}

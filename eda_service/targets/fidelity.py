@@ -1,13 +1,13 @@
-"""Whether a loaded target is the model that was given: every tensor came from the files, and our logits are its own.
+"""The check that a loaded target is the given model: every tensor came from the files, and our logits equal its own.
 
-Families differ in what stands between the hidden states and the logits, and in what they tell their attention. Whatever
-of that our decoder or head does not do would be served without a word, since every proof of losslessness uses the same
+Families differ in the computation between hidden states and logits, and in the arguments of their attention. A
+difference that our decoder or head ignores would be served unnoticed, since every proof of losslessness uses the same
 decoder and head. So each load runs the model's own forward on a few tokens and compares.
 
-A few tokens at the start do not reach what depends on how long a text is. So the same tokens are compared in two more
-ways: with every window shortened to a few places, and at the last positions of the context beside a row at the first
-ones, where a rotation that goes by the longest row of a batch shows. And the cache claims another length than it has,
-so that a family that takes positions from it, which slots of different lengths cannot give, shows as well.
+A few tokens at the start do not show effects of a text's length. So the same tokens are compared in two more ways: with
+every window shortened to a few places, and at the last positions of the context beside a row at the first positions,
+which shows a rotation that depends on the longest row of a batch. The cache also reports a wrong length, which shows a
+family that takes positions from it; slots of different lengths cannot provide them.
 
 Shapes: B rows, L positions, V vocabulary.
 """
@@ -27,29 +27,29 @@ from eda_service.errors import TargetIncompatibleError
 NUM_TOKENS = 12
 PREFIX = 8
 CLAIMED_TOKENS = 1 << 20
-"""What the cache says its length is while logits are compared."""
+"""Length that the cache reports while logits are compared."""
 _SHORT_WINDOW = 4
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window")
 _HEAD = "lm_head.weight"
 _SHOWN = 5
-# Root of the mean squared difference over the spread of the logits. Families that agree come to 1e-6 in float32; in
-# bfloat16, which rounds the sums of every layer, SmolLM2 comes to 0.04 and tiny models of large random weights to 0.04.
+# Root of the mean squared difference divided by the standard deviation of the logits. Families that agree have 1e-6 in
+# float32; in bfloat16, which rounds the sums of every layer, SmolLM2 and tiny models of large random weights have 0.04.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.25}
 
 
 def require_whole(model: Any, info: Mapping[str, Any], where: str) -> str | None:
-    """Check that the files cover the model, and tie a head that they leave out.
+    """Check that the files cover the model, and tie a head that is not in the files.
 
     Args:
-        model: As transformers loaded it.
-        info: What transformers says of the load (`output_loading_info`).
-        where: The directory, for messages.
+        model: Model as transformers loaded it.
+        info: Report of transformers about the load (`output_loading_info`).
+        where: Directory, for messages.
 
     Returns:
-        A warning when the head was tied to the embedding, else None.
+        A warning if the head was tied to the embedding, else None.
 
     Raises:
-        TargetIncompatibleError: A tensor is missing, is of another shape, or is none of the model's.
+        TargetIncompatibleError: A tensor is missing, has another shape, or is unknown to the model.
     """
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     mismatched = sorted(
@@ -92,18 +92,18 @@ def _is_tieable(model: Any) -> bool:
 
 
 def probe_ids(vocab_size: int) -> Tensor:
-    """(1, L) token ids spread over the vocabulary, the same ones each time."""
+    """Return token ids (1, L) spread over the vocabulary, the same ones each time."""
     return torch.linspace(1, vocab_size - 2, NUM_TOKENS).long().clamp(min=0)[None]
 
 
 @dataclass(frozen=True)
 class Logits:
-    """Logits of the same tokens in each of the ways that are compared, in float32.
+    """Logits of the same tokens in each of the compared ways, in float32.
 
     Attributes:
-        near_1LV: At the first positions.
-        far_1LV: At the last positions of the context.
-        narrow_1LV: At the first positions, with short windows.
+        near_1LV: Logits at the first positions.
+        far_1LV: Logits at the last positions of the context.
+        narrow_1LV: Logits at the first positions, with short windows.
     """
 
     near_1LV: Tensor
@@ -112,17 +112,17 @@ class Logits:
 
 
 def far_positions(max_context: int) -> Tensor:
-    """(1, L): the last positions of a context."""
+    """Return the last positions of a context (1, L)."""
     return max(0, max_context - NUM_TOKENS) + torch.arange(NUM_TOKENS)[None]
 
 
 @contextmanager
 def short_windows(parts: Iterable[Any], max_context: int) -> Iterator[None]:
-    """For a while, let every window that is shorter than the context reach back over a few places.
+    """Shorten, inside the block, every window that is smaller than the context to a few places.
 
     Args:
-        parts: Whatever holds a window: modules, configs, layers.
-        max_context: The length of the context.
+        parts: Objects with a window: modules, configs, layers.
+        max_context: Number of positions of the context.
     """
     changed: list[tuple[Any, str, int]] = []
     try:
@@ -139,22 +139,22 @@ def short_windows(parts: Iterable[Any], max_context: int) -> Iterator[None]:
 
 
 def parts_with_windows(model: Any) -> list[Any]:
-    """The modules of a transformers model and the configs that they read."""
+    """List the modules of a transformers model and the configs that they read."""
     configs = {id(each): each for module in model.modules() if (each := getattr(module, "config", None)) is not None}
     return [*model.modules(), *configs.values()]
 
 
 @torch.inference_mode()
 def own_logits(model: Any, attention: str, max_context: int) -> Logits:
-    """The logits of the model's own forward with its own attention.
+    """Compute the logits of the model's own forward with its own attention.
 
     Args:
         model: A transformers causal LM.
-        attention: The implementation that it goes back to.
-        max_context: The length of the context.
+        attention: Implementation of attention to restore afterwards.
+        max_context: Number of positions of the context.
 
     Raises:
-        TargetIncompatibleError: They are not finite.
+        TargetIncompatibleError: The logits are not finite.
     """
     ids_1L = probe_ids(model.config.vocab_size).to(model.device)
     model.set_attn_implementation("eager")
@@ -176,10 +176,10 @@ def own_logits(model: Any, attention: str, max_context: int) -> Logits:
 
 @torch.inference_mode()
 def require_finite(model: Any) -> None:
-    """Check that every weight is a number, also those of tokens that no check reads.
+    """Check that every weight is finite, also those of tokens that no other check reads.
 
     Raises:
-        TargetIncompatibleError: One is not.
+        TargetIncompatibleError: A weight is not finite.
     """
     names = [name for name, each in model.named_parameters() if not bool(each.sum(dtype=torch.float32).isfinite())]
     names = [name for name in names if not bool(model.get_parameter(name).isfinite().all())]
@@ -207,20 +207,20 @@ def require_equal(
     """Check our logits of the same tokens: a prefill, then the rest over the cache.
 
     Args:
-        own: From `own_logits`.
-        forward: Ids (1, L) and the place of the first to logits (1, L, V), over one cache.
-        beside: Ids and positions (B, L) to logits (B, L, V), in one forward.
-        parts: What holds the windows that `forward` goes by.
-        vocab_size: As `own_logits` took it from the config.
-        max_context: The length of the context.
-        dtype: Of the weights; the tolerance goes by it.
-        name: What the model is, for the message.
+        own: Logits from `own_logits`.
+        forward: Function from ids (1, L) and the position of the first to logits (1, L, V), over one cache.
+        beside: Function from ids and positions (B, L) to logits (B, L, V), in one forward.
+        parts: Objects with the windows that `forward` uses.
+        vocab_size: Size of the vocabulary in the config.
+        max_context: Number of positions of the context.
+        dtype: Dtype of the weights, which determines the tolerance.
+        name: Name of the model, for the message.
 
     Returns:
-        The root of the mean squared difference over the spread (standard deviation) of the model's logits.
+        The root of the mean squared difference divided by the standard deviation of the model's logits.
 
     Raises:
-        TargetIncompatibleError: They differ, so what would be served is not the model.
+        TargetIncompatibleError: The logits differ, so another model than the given one would be served.
     """
     ids_1L = probe_ids(vocab_size).to(own.near_1LV.device)
 

@@ -1,7 +1,7 @@
-"""The target's lm_head as a value: its rows, and what its family does to the product (Eq. 7's W_o is all of it).
+"""The target's lm_head as a value: its rows, and its family's operations after the product (together Eq. 7's W_o).
 
-A logit is made in many places: when a draft is verified, sampled, trained, scored or exported. Each of them goes
-through this one, so that a bias, a scale or a soft cap is either in all of them or in none.
+Logits are computed in many places: when a draft is verified, sampled, trained, scored or exported. All of them use this
+module, so that a bias, a scale or a soft cap applies either in all of them or in none.
 
     logits = cap tanh(scale (W x + b) / cap)
 
@@ -22,11 +22,11 @@ from eda_service.targets.decoder.packed import make_linear
 
 @dataclass(frozen=True)
 class LmHead:
-    """Rows of a head and what follows the product.
+    """Rows of a head and the operations after the product.
 
     Attributes:
         rows_VD: The weight, frozen.
-        bias_V: Added to the product; None for almost every family.
+        bias_V: Bias added to the product; None for almost every family.
         scale: Factor of the logits (Cohere's `logit_scale`, one over Granite's `logits_scaling`).
         cap: Bound that the logits approach (Gemma's `final_logit_softcapping`); None: no bound.
     """
@@ -42,17 +42,17 @@ class LmHead:
         return self.rows_VD.shape[0]
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits (.., V) of features (.., D), with gradients where the features have some."""
+        """Compute logits (.., V) of features (.., D), with gradients if the features have them."""
         return self.finish(F.linear(features, self.rows_VD, self.bias_V))
 
     def finish(self, products: Tensor) -> Tensor:
-        """Logits from the products W x + b."""
+        """Compute logits from the products W x + b."""
         if self.scale != 1.0:
             products = products * self.scale
         return products if self.cap is None else self.cap * torch.tanh(products / self.cap)
 
     def take(self, ids_W: Tensor | None) -> LmHead:
-        """The head of some tokens; of all of them for None."""
+        """Select the rows of some tokens; None selects all."""
         if ids_W is None:
             return self
         ids_W = ids_W.to(self.rows_VD.device).long()
@@ -64,7 +64,7 @@ class InferenceHead(nn.Module):
     """A head whose product is packed for decoding.
 
     Args:
-        head: Its values; the rows are packed and not kept.
+        head: Head whose rows are packed; the rows are not kept.
     """
 
     def __init__(self, head: LmHead) -> None:
@@ -74,18 +74,18 @@ class InferenceHead(nn.Module):
 
     @property
     def size_bytes(self) -> int:
-        """What the packed rows take."""
+        """Bytes of the packed rows."""
         return self.linear.size_bytes
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (.., V) of features (.., D)."""
+        """Compute logits (.., V) of features (.., D)."""
         return self._finish(self.linear(features))
 
 
 def lm_head_of(model: Any) -> LmHead:
-    """The head of a transformers causal LM, with what the model's own forward does after it.
+    """Make the head of a transformers causal LM, with the operations that the model's own forward applies after it.
 
-    What a family does that none of the names here stand for is noticed when the logits are compared
+    An operation of a family that none of the names here stand for is noticed when the logits are compared
     (`eda_service.targets.fidelity`).
     """
     linear = model.get_output_embeddings()
@@ -94,7 +94,7 @@ def lm_head_of(model: Any) -> LmHead:
 
 
 def make_head(rows_VD: Tensor, bias_V: Tensor | None, config: Any) -> LmHead:
-    """The head of a model by its weights and its config, which says what follows the product."""
+    """Make the head from its weights and the config, which names the operations after the product."""
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
     return LmHead(rows_VD=rows_VD, bias_V=bias_V, scale=scale, cap=None if cap is None else float(cap))

@@ -1,5 +1,5 @@
-"""A target's embedding and head from its files, without its layers: what a job needs of a target that another engine
-runs.
+"""Loading a target's embedding and head from its files, without its layers, for a job whose target runs in another
+engine.
 
 Shapes: D hidden, V vocabulary.
 """
@@ -34,16 +34,16 @@ _PARAM = "target.model"
 
 
 def load_ends(spec: TargetSpec, *, device: torch.device = _CPU) -> TargetEnds:
-    """Read what is known of a target, its token embedding and its head; no layer is read.
+    """Read a target's metadata, token embedding and head; no layer is read.
 
     Args:
-        spec: Its name.
-        device: Where the two matrices go.
+        spec: Name of the target, and of its adapter.
+        device: Device of the two matrices.
 
     Raises:
-        TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: As `load_target`; or an adapter changes
-            embedding or head, which no engine but the project's own adds.
-        ArtifactCorruptError: Its files were changed while they were read.
+        TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: The errors of `load_target`; or an adapter
+            changes embedding or head, which only the project's own engine supports.
+        ArtifactCorruptError: The files were changed while they were read.
     """
     resolved = resolve_target(spec)
     with told(spec.model):
@@ -77,7 +77,7 @@ def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> T
 
 
 def changed_ends(resolved: ResolvedTarget) -> list[str]:
-    """Modules of embedding and head that a target's adapter changes."""
+    """List the modules of embedding and head that a target's adapter changes."""
     if resolved.adapter_dir is None:
         return []
     changed = {*changed_modules(resolved.adapter_dir), *whole_modules(resolved.adapter_dir)}
@@ -96,7 +96,7 @@ def _require_own_ends(resolved: ResolvedTarget) -> None:
 
 
 def _read(model_dir: Path, config: Any) -> dict[str, Tensor]:
-    """`embed` (V, D), and `head` (V, D) and `bias` (V,) where the files have them."""
+    """Read `embed` (V, D), and `head` (V, D) and `bias` (V,) if the files have them."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     names = {id(module): name for name, module in model.named_modules()}

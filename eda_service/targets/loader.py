@@ -1,6 +1,7 @@
-"""Load a target: pinned safetensors, LoRA merged, ready to decode; refuse what cannot work, field by field.
+"""Loading a target: pinned safetensors, LoRA merged, ready to decode; targets that cannot work are refused field by
+field.
 
-What the head reads are the last hidden states *after* the final norm (paper, Section 4).
+The head reads the last hidden states *after* the final norm (paper, Section 4).
 
 Shapes: B rows, L positions, D hidden, V vocabulary.
 """
@@ -58,9 +59,9 @@ class Target(TargetEnds):
     """A frozen target on one device.
 
     Attributes:
-        decoder: The model without its head: ids, positions, cache and mask to states.
-        head: lm_head as it decodes, (.., D) to (.., V).
-        adapters: LoRA adapters beside the base, by row of a forward; None where the decoder takes none.
+        decoder: The model without its head: from ids, positions, cache and mask to states.
+        head: The lm_head in the form for decoding, (.., D) to (.., V).
+        adapters: LoRA adapters beside the base, by row of a forward; None if the decoder supports none.
     """
 
     decoder: Decoder
@@ -69,7 +70,7 @@ class Target(TargetEnds):
 
     @property
     def size_bytes(self) -> int:
-        """What embedding, decoder and head take, adapters not counted."""
+        """Bytes of embedding, decoder and head, adapters not counted."""
         weight = self.embed.weight
         assert isinstance(weight, Tensor)
         own_head = 0 if self.head_weight.data_ptr() == weight.data_ptr() else tensor_bytes(self.head_weight)
@@ -82,11 +83,11 @@ class Target(TargetEnds):
 
     @property
     def num_groups(self) -> int:
-        """Query heads that share one key/value head."""
+        """Number of query heads that share one key/value head."""
         return int(self.config.num_attention_heads) // int(self.config.num_key_value_heads)
 
     def new_cache(self, num_slots: int, max_tokens: int) -> SlotCache:
-        """An empty cache for `num_slots` sequences of at most `max_tokens`."""
+        """Make an empty cache for `num_slots` sequences of at most `max_tokens`."""
         return SlotCache(
             num_layers=self.config.num_hidden_layers,
             num_slots=num_slots,
@@ -108,16 +109,16 @@ class Target(TargetEnds):
         adapters: Sequence[str | None] | None = None,
         captures: Sequence[int] = (),
     ) -> TargetStates:
-        """States of new tokens, their keys and values written to the cache at starts..starts+L-1.
+        """Compute states of new tokens; their keys and values are written to the cache at starts..starts+L-1.
 
         Args:
             ids_BL: New tokens; rows shorter than L are padded on the right with any id.
-            cache: Slots first_slot.. hold the rows' earlier tokens.
+            cache: Cache whose slots from `first_slot` on hold the rows' earlier tokens.
             starts: Position of each row's first new token.
             first_slot: Slot of row 0.
-            tree: How the new tokens hang together; None for a sequence.
-            adapters: Key of each row's adapter in `self.adapters`, None for the base; None: all rows are the base's.
-            captures: Layers that a draft reads; none: what the head reads.
+            tree: Tree that the new tokens form; None for a sequence.
+            adapters: Key of each row's adapter in `self.adapters`, None for a row without one; None: no row has one.
+            captures: Layers that a draft reads; empty: only the head's input.
 
         Returns:
             States (B, L, ..) in the target's dtype.
@@ -140,14 +141,14 @@ def load_target(spec: TargetSpec, *, device: torch.device = _CPU) -> Target:
     """Resolve, load and freeze a target.
 
     Args:
-        spec: Its name.
-        device: Where its weights go; `choose_device` makes one of a job's config.
+        spec: Name of the target, and of its adapter.
+        device: Device of the weights; `choose_device` makes one from a job's config.
 
     Raises:
-        TargetNotFoundError: No such id, revision, directory or adapter.
-        UnsafeCheckpointError: Only pickled weights are there.
-        TargetIncompatibleError: Not a decoder-only model this code can drive.
-        ArtifactCorruptError: Its files were changed while they were read.
+        TargetNotFoundError: The id, revision, directory or adapter does not exist.
+        UnsafeCheckpointError: Weights exist only in a pickled format.
+        TargetIncompatibleError: The model is not decoder-only, or is not supported here.
+        ArtifactCorruptError: The files were changed while they were read.
     """
     resolved = resolve_target(spec)
     with told(spec.model):
@@ -177,7 +178,7 @@ def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> T
         head=InferenceHead(lm_head),
         lm_head=lm_head,
         embed=model.get_input_embeddings(),
-        # One beyond the logits (a token that was added without resizing the model) can never be chosen.
+        # A token beyond the logits (added without resizing the model) can never be chosen.
         stop_token_ids=frozenset(token for token in stop_ids if token < lm_head.vocab_size),
         max_context=max_context_of(model.config),
         dtype=dtype,

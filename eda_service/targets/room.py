@@ -1,4 +1,4 @@
-"""Whether a target's weights find room in the memory of this machine, before they are read."""
+"""The check that a target's weights fit into the memory of this machine, before they are read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def lacking_room(model_dir: Path, *, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why a target cannot be loaded; None: it can.
+    """Return why a target does not fit into memory; None if it fits.
 
     Args:
-        model_dir: Its files.
-        dtype: That it would have.
-        device: Where it would lie.
+        model_dir: Directory of the target.
+        dtype: Dtype of the loaded weights.
+        device: Device of the loaded weights.
     """
     need = int(LOADING * dtype.itemsize * count_parameters(model_dir))
     free = free_bytes(device)
@@ -30,14 +30,16 @@ def lacking_room(model_dir: Path, *, dtype: torch.dtype, device: torch.device) -
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of a device; of the processor, what the machine and this process's container leave."""
+    """Free memory of a device in bytes; for the CPU, the smaller of the machine's and this container's."""
     if device.type != "cpu":
         return int(torch.cuda.mem_get_info(device)[0])
     return max(0, min(int(psutil.virtual_memory().available), _left_in_container()))
 
 
 def _left_in_container() -> int:
-    """Its limit less what is used, file cache not counted; without a limit, more than any machine has."""
+    """Return the bytes left of the container's limit, file cache not counted; without a limit, more than any machine
+    has.
+    """
     try:
         limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
         lines = (line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())

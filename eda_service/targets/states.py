@@ -1,8 +1,8 @@
-"""What a forward of the target gives: the state its head reads, and the states a draft reads.
+"""The states that a forward of the target gives: the one its head reads, and those a draft reads.
 
-For a draft that reads what the head reads they are one tensor, never copied apart. The word *feature* means the second.
+If a draft reads what the head reads, they are one tensor, which is not copied. The word *feature* means the draft's.
 
-Shapes: L positions, D hidden, C width of what a draft reads.
+Shapes: L positions, D hidden, C width of the draft's input.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class TargetStates:
     """States of the same positions.
 
     Attributes:
-        head_in: (.., D), after the final norm.
-        draft_in: (.., C); `head_in` itself where the draft captures no layers.
+        head_in: Input of the head (.., D), after the final norm.
+        draft_in: Input of the draft (.., C); `head_in` itself if the draft captures no layers.
     """
 
     head_in: Tensor
@@ -29,12 +29,12 @@ class TargetStates:
 
     @classmethod
     def of(cls, head_in: Tensor, captured: Sequence[Tensor]) -> TargetStates:
-        """Captured layers side by side; none: what the head reads."""
+        """Put captured layers side by side; without any, the draft's input is the head's."""
         return cls(head_in, torch.cat(list(captured), dim=-1) if captured else head_in)
 
     @classmethod
     def joined(cls, blocks: Sequence[TargetStates]) -> TargetStates:
-        """Blocks (L, ..) one after the other."""
+        """Join blocks (L, ..) one after the other."""
         head_in = torch.cat([block.head_in for block in blocks])
         if all(block.is_one for block in blocks):
             return cls(head_in, head_in)
@@ -42,11 +42,11 @@ class TargetStates:
 
     @property
     def is_one(self) -> bool:
-        """Whether the draft reads what the head reads."""
+        """Whether the draft's input is the head's."""
         return self.draft_in is self.head_in
 
     def each(self, function: Callable[[Tensor], Tensor]) -> TargetStates:
-        """A function of both, once where they are one."""
+        """Apply a function to both states, once if they are the same tensor."""
         head_in = function(self.head_in)
         return TargetStates(head_in, head_in if self.is_one else function(self.draft_in))
 

@@ -1,4 +1,4 @@
-"""What libraries raise over files of strangers, as an error that says what was tried and what to do."""
+"""Errors of libraries on files of strangers, turned into errors that name the action and the next step."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from eda_service.errors import EdaError, TargetIncompatibleError, reason_of
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Whether it is the machine that is too small; on a CPU torch says so in a `RuntimeError`'s words."""
+    """Whether the machine has too little memory; on a CPU torch reports this with the words of a `RuntimeError`."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @contextmanager
 def told(model: str) -> Iterator[None]:
-    """Around whatever builds a model from files. Broad on purpose: transformers builds whatever a config describes, and
-    any of its lines may fail on it.
+    """Wrap code that builds a model from files. The caught exceptions are broad on purpose: transformers builds
+    whatever a config describes, and any of its lines may fail on it.
 
     Args:
-        model: As the caller named it.
+        model: Name of the model as the caller wrote it.
 
     Raises:
-        TargetIncompatibleError: The files cannot be used; a lack of memory stays what it is.
+        TargetIncompatibleError: The files cannot be used; a lack of memory is raised unchanged.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What takes a training step: the seam below the loop, on which `backends/` stand."""
+"""The protocol of training backends, which take the steps of the training loop; `backends/` implements it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from eda_service.training.inputs import SharedEnds
 
 @dataclass(frozen=True)
 class Part:
-    """Samples of one forward.
+    """The samples of one forward.
 
     Attributes:
-        batch: On the backend's device.
-        counts: False: a worker's share has no samples for this part, and the batch holds one for the shape alone.
+        batch: Batch on the backend's device.
+        counts: Whether the part contributes to the loss; False if the worker has no samples for it and the batch only
+            keeps the shapes equal.
     """
 
     batch: Batch
@@ -36,7 +37,7 @@ class Step:
     """One optimizer step of one worker.
 
     Attributes:
-        number: Steps taken before it.
+        number: Number of steps taken before this one.
         parts: The worker's share of the batch, whose gradients add up to that of the whole share.
         rate: Learning rate.
     """
@@ -48,12 +49,12 @@ class Step:
 
 @dataclass(frozen=True)
 class StepLosses:
-    """What a step says of itself.
+    """The losses of a step.
 
     Attributes:
-        total: The loss, the mean over the workers.
-        regression: This worker's first term, of its last part.
-        cross_entropy: Its second.
+        total: The loss, averaged over the workers.
+        regression: The first term of the loss, on this worker's last part.
+        cross_entropy: The second term of the loss, on this worker's last part.
     """
 
     total: float
@@ -65,10 +66,10 @@ class Backend(Protocol):
     """A draft with its optimizer, in one process or as one of a group in which every worker makes the same calls.
 
     Attributes:
-        rank: This worker's number in the group.
-        world_size: Workers of the group.
-        device: Where batches belong.
-        mixed: Whether products run in bfloat16 on float32 weights, for which the loop casts where it validates.
+        rank: Index of this worker in the group.
+        world_size: Number of workers in the group.
+        device: Device for batches.
+        mixed: Whether products run in bfloat16 on float32 weights, for which the loop uses autocast in validation.
         draft: The draft in training form.
     """
 
@@ -79,35 +80,35 @@ class Backend(Protocol):
     draft: Draft
 
     def step(self, step: Step, ends: SharedEnds) -> StepLosses:
-        """Forward and backward of every part, clip, and move the weights.
+        """Run forward and backward of every part, clip the gradients, and update the weights.
 
         Raises:
-            NonFiniteLossError: The loss left the numbers; the weights are as they were.
+            NonFiniteLossError: The loss is NaN or infinite; the weights are unchanged.
         """
         ...
 
     def save(self, directory: Path, state: Mapping[str, Any]) -> None:
-        """Write trained weights, optimizer and state; each worker its own part of them."""
+        """Write trained weights, optimizer and state; each worker writes its own part of them."""
         ...
 
     def load(self, directory: Path) -> Mapping[str, Any]:
-        """Take up what `save` wrote; returns the state."""
+        """Load what `save` wrote and return the state."""
         ...
 
     def whole_weights(self) -> AbstractContextManager[None]:
-        """Inside, this worker sees all of the draft's weights, also where the group keeps them in parts."""
+        """Gather all of the draft's weights on this worker inside the block, also if the group keeps them in parts."""
         ...
 
     def mean(self, value: Tensor) -> float:
-        """The mean over the group, the same number for every worker."""
+        """Average a value over the group; every worker gets the same number."""
         ...
 
 
 def require_finite(total: float, step: Step) -> float:
-    """The loss of a step.
+    """Return the loss of a step if it is finite.
 
     Raises:
-        NonFiniteLossError: It is not finite.
+        NonFiniteLossError: The loss is not finite.
     """
     if not math.isfinite(total):
         raise NonFiniteLossError(

@@ -25,11 +25,11 @@ class Batch:
 
     Attributes:
         token_ids_BL: Right-padded with 0.
-        features_BLD: What the draft reads (B, L, C); zero where there is none (each sample's last token, padding).
-        loss_mask_BL: True where the *token* at that position is to be learned: answer tokens.
-        has_feature_BL: True where the states are known.
-        own_head_in_BLD: What the target's head reads, where that is something else.
-        is_started: The features are what the draft's `start` made of the target's states.
+        features_BLD: The draft's inputs (B, L, C); zero where there is none (each sample's last token, padding).
+        loss_mask_BL: True if the *token* at that position is to be learned: answer tokens.
+        has_feature_BL: True if the states are known.
+        own_head_in_BLD: The inputs of the target's head, if they are other states than the features; None otherwise.
+        is_started: Whether the features are the draft's start states (`Draft.start`) instead of the target's states.
     """
 
     token_ids_BL: Tensor
@@ -41,11 +41,11 @@ class Batch:
 
     @property
     def head_in(self) -> Tensor:
-        """What the target's head reads (B, L, D)."""
+        """The inputs of the target's head (B, L, D)."""
         return self.features_BLD if self.own_head_in_BLD is None else self.own_head_in_BLD
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch elsewhere."""
+        """Copy the batch to a device."""
         own_head_in_BLD = None if self.own_head_in_BLD is None else self.own_head_in_BLD.to(device)
         return Batch(
             self.token_ids_BL.to(device),
@@ -58,7 +58,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample], *, max_tokens: int, dtype: torch.dtype) -> Batch:
-    """Pad samples to the longest, cutting each at `max_tokens`."""
+    """Pad samples to the longest one, after cutting each at `max_tokens`."""
     lengths = [min(len(sample.token_ids), max_tokens) for sample in samples]
     width = max(lengths)
     token_ids_BL = torch.zeros(len(samples), width, dtype=torch.long)
@@ -77,7 +77,7 @@ def collate(samples: Sequence[Sample], *, max_tokens: int, dtype: torch.dtype) -
 
 
 def _padded(states: Sequence[Tensor | None], width: int, dtype: torch.dtype) -> Tensor | None:
-    """States of each sample, cut or padded with zeros to `width`; None where there are none."""
+    """Cut states of each sample, or pad them with zeros, to `width`; None if there are no states."""
     known = [each[:width].to(dtype) for each in states if each is not None]
     if len(known) < len(states):
         return None
@@ -88,10 +88,10 @@ def _padded(states: Sequence[Tensor | None], width: int, dtype: torch.dtype) -> 
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Sample indices of every global batch of an epoch, shuffled; one partial batch is kept.
+    """Return the sample indices of every global batch of an epoch, shuffled; one partial batch is kept.
 
-    Batches hold samples of like length, from within a few batches' worth of neighbours in the shuffled order: a batch
-    is padded to its longest.
+    A batch holds samples of similar length, taken from a few batches' worth of neighbours in the shuffled order,
+    because a batch is padded to its longest sample.
     """
     rng = random.Random(f"{seed}:{epoch}")
     order = list(range(len(lengths)))
@@ -106,20 +106,20 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: 
 
 
 def worker_share(batch: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """One worker's samples of a global batch; a worker that would get none repeats the first, so all take every
-    step.
+    """Return one worker's samples of a global batch; a worker that would get none repeats the first, so that all
+    workers take every step.
     """
     return list(batch[rank::world_size]) or [batch[0]]
 
 
 def split_heldout(prompts: Sequence[str], fraction: float, *, seed: int, most: int = 64) -> tuple[list[int], list[int]]:
-    """(training, held-out) indices of samples; all answers to a prompt are on one side.
+    """Split samples into (training, held-out) indices; all answers to a prompt are on one side.
 
     Args:
-        prompts: The prompt each sample answers.
-        fraction: Of the prompts, held out: at most `most`, at least 1 where the fraction is above 0.
-        seed: Of the choice.
-        most: See `fraction`.
+        prompts: Id of the prompt of each sample.
+        fraction: Fraction of the prompts to hold out; if above 0, at least 1 prompt and at most `most`.
+        seed: Seed of the choice.
+        most: Largest number of held-out prompts.
     """
     order = list(dict.fromkeys(prompts))
     random.Random(f"heldout:{seed}").shuffle(order)

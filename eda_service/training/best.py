@@ -1,4 +1,4 @@
-"""The best weights so far, as the train stage's `pack`: what the stage publishes in the end."""
+"""The best weights so far, stored as the train stage's `pack`, which the job publishes in the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACK = "pack"
 
 
 def keep_best(run: RunDir, draft: Draft, config: TrainConfig, vocab_W: Tensor | None) -> None:
-    """Put a draft's trained weights in the place of those before, each file at once."""
+    """Replace the stored best weights by a draft's trained weights, each file atomically."""
     out_dir = run.stage_dir(Stage.TRAIN)
     staging = Path(tempfile.mkdtemp(prefix=".best-", dir=out_dir))
     save_pack(staging, draft, config, vocab_W)
@@ -34,7 +34,7 @@ def keep_best(run: RunDir, draft: Draft, config: TrainConfig, vocab_W: Tensor | 
 
 
 def fetch_best(run: RunDir) -> tuple[FileEntry, ...]:
-    """The best weights, on this machine too."""
+    """Fetch the best weights to this machine."""
     out_dir = run.stage_dir(Stage.TRAIN)
     best = run.read(Best)
     if best is None:

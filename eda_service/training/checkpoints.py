@@ -1,4 +1,4 @@
-"""Where a run's resumable checkpoints are kept: the seam to Ray Train, which keeps them for a group of workers."""
+"""The protocol of resumable checkpoints; Ray Train keeps them for a group of workers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Protocol
 
 
 class Checkpoints(Protocol):
-    """Checkpoints of one run."""
+    """The checkpoints of one run."""
 
     def latest(self) -> AbstractContextManager[Path | None]:
-        """The directory of the newest one; None: there is none, and training begins."""
+        """Enter the directory of the newest checkpoint; None: there is none, and training begins."""
         ...
 
     def keep(self, step: int, write: Callable[[Path], None]) -> None:
-        """Have one written into an empty directory, and keep it; all workers call it together."""
+        """Let `write` fill an empty directory, and keep it as a checkpoint; all workers call this together."""
         ...

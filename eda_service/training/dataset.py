@@ -1,4 +1,4 @@
-"""The compact set as a trainer reads it: an index over shards, samples read one by one from memory-mapped files."""
+"""The compact set for a trainer: an index over shards, with samples read one by one from memory-mapped files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class CompactSet:
     """Random access to samples.
 
     Args:
-        directory: Holds the shards.
-        shards: (name, number of samples) in order.
+        directory: Directory of the shards.
+        shards: (name, number of samples) of each shard, in order.
     """
 
     def __init__(self, directory: Path, shards: Sequence[tuple[str, int]]) -> None:
@@ -27,13 +27,13 @@ class CompactSet:
         return len(self._index)
 
     def prompts(self) -> list[str]:
-        """Id of the prompt each sample answers: its own id, without the number of a repeated answer."""
+        """Prompt id of each sample: the sample's id without the number of a repeated answer."""
         names = dict.fromkeys(name for name, _ in self._index)
         ids = {name: [s.sample_id for s in read_shard(self._directory, name, features=False)] for name in names}
         return [ids[name][row].partition("#")[0] for name, row in self._index]
 
     def lengths(self, indices: Sequence[int]) -> list[int]:
-        """Tokens of each of these samples."""
+        """Return the number of tokens of each of these samples."""
         names = dict.fromkeys(name for name, _ in self._index)
         tokens = {name: [len(s.token_ids) for s in read_shard(self._directory, name, features=False)] for name in names}
         return [tokens[name][row] for name, row in (self._index[i] for i in indices)]

@@ -1,4 +1,4 @@
-"""What a training run is given, and how it becomes a draft in training form with the target's two ends."""
+"""The inputs of a training run, and the draft in training form with the target's embedding and head made from them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from eda_service.targets.head import LmHead
 
 @dataclass(frozen=True)
 class TrainInputs:
-    """What every worker of a run is given: the config and paths, no tensors.
+    """The inputs of every worker of a run: config and paths, no tensors.
 
     Attributes:
         config: The job's config.
-        run_root: The job's directory.
-        data_dir: Holds the compact set.
-        shards: (name, number of samples) of it, in order.
-        io_path: The target's embedding and head.
-        start_dir: Draft to start from.
-        vocab_path: Draft vocabulary; None: the target's.
-        files: What has to be on the worker's machine, by stage.
+        run_root: Directory of the job.
+        data_dir: Directory of the compact set.
+        shards: (name, number of samples) of each shard, in order.
+        io_path: File of the target's embedding and head.
+        start_dir: Directory of the draft that training starts from.
+        vocab_path: File of the draft vocabulary; None: the target's vocabulary.
+        files: Files needed on the worker's machine, by stage.
     """
 
     config: AdaptConfig
@@ -46,11 +46,11 @@ class TrainInputs:
 
     @property
     def run(self) -> RunDir:
-        """The job."""
+        """The job's run directory."""
         return RunDir(self.run_root)
 
     def fetched(self) -> TrainInputs:
-        """The same, once everything it names is on this machine."""
+        """Fetch everything that the inputs name to this machine; return the inputs."""
         for stage, entries in self.files.items():
             self.run.store.fetch(stage, list(entries))
         if self.start_dir.exists():
@@ -60,11 +60,11 @@ class TrainInputs:
 
 @dataclass(frozen=True)
 class SharedEnds:
-    """What a draft shares with its target, as training needs it.
+    """The target's modules that training a draft needs.
 
     Attributes:
-        embed: Its embedding.
-        lm_head: Its head's rows of the draft vocabulary.
+        embed: The target's embedding.
+        lm_head: Rows of the target's head for the draft vocabulary.
     """
 
     embed: nn.Embedding
@@ -72,7 +72,7 @@ class SharedEnds:
 
 
 def load_ends(inputs: TrainInputs, vocab_W: Tensor | None, *, dtype: torch.dtype, device: torch.device) -> SharedEnds:
-    """The target's two ends, where the draft is trained."""
+    """Load the target's embedding and head to the device of the training."""
     from eda_service.targets.ends_file import load_io
 
     embed, lm_head = load_io(inputs.io_path, dtype=dtype, device=device)
@@ -87,20 +87,20 @@ def is_bfloat16(config: TrainConfig) -> bool:
 
 
 def trained_form(inputs: TrainInputs) -> LoadedDraft:
-    """The draft in the form its method trains, rows that are added to its head at zero."""
+    """Make the draft in the form that its method trains; rows added to its head are zero."""
     loaded = load_base_draft(inputs.start_dir, dtype=torch.float32)
     return LoadedDraft(prepare(loaded.draft, inputs.config.train, seed=inputs.config.seed), loaded.vocab_W)
 
 
 def build_draft(inputs: TrainInputs) -> tuple[Draft, Tensor | None]:
-    """The draft as training begins, and its vocabulary."""
+    """Make the draft as it is before the first step; return it with its vocabulary."""
     from safetensors.torch import load_file
 
     loaded, train = trained_form(inputs), inputs.config.train
     draft = loaded.draft
     vocab_W = load_file(inputs.vocab_path)["draft_vocab"] if inputs.vocab_path else None
     if draft.places.head and vocab_W is None:
-        vocab_W = loaded.vocab_W  # the rows of its own head
+        vocab_W = loaded.vocab_W  # rows of the draft's own head
     if train.extend_draft_vocab and vocab_W is not None:
         from eda_service.targets.ends_file import load_io
 

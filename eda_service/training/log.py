@@ -1,4 +1,4 @@
-"""What training says of itself: the curve, the trackers, the job's progress. Rank 0 writes, the others say nothing."""
+"""The output of training: the curve, the trackers, the job's progress. Only the worker with rank 0 writes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _PROGRESS_EVERY_S = 2.0
 
 
 class TrainLog:
-    """What one worker says: all of it where it is rank 0, else nothing.
+    """Writes the output of one worker if it is rank 0, otherwise nothing.
 
     Args:
-        run: The job.
-        report: Its trackers; None: this worker is not rank 0.
+        run: Run directory of the job.
+        report: Function that passes metrics to the job's trackers; None: this worker is not rank 0.
     """
 
     def __init__(self, run: RunDir, report: Report | None) -> None:
@@ -26,31 +26,31 @@ class TrainLog:
         self._report: Report = report or (lambda _, __: None)
         self._curve = Curve(run.stage_dir(Stage.TRAIN))
         self._reported_at = 0.0
-        self._first: tuple[int, float] | None = None  # step and time of the first look, from which the pace is told
+        self._first: tuple[int, float] | None = None  # step and time of the first report, for the speed
 
     def begin(self) -> None:
-        """A run from its first step: what a group that left no checkpoint has written is taken back."""
+        """Start a run at its first step: delete the curve that an earlier group without a checkpoint has written."""
         if self._is_first:
             self._curve.keep(lambda point: False)
 
     def resume(self, step: int) -> None:
-        """Steps after this one will be taken again."""
+        """Resume after this step: later points of the curve are deleted, because their steps will be taken again."""
         if self._is_first:
             self._run.store.shared(CURVE_FILE)
             self._run.event("train_resumed", f"resumed from step {step}", stage=Stage.TRAIN)
-            # What was measured at this step came after its checkpoint, and is measured again.
+            # The measurement at this step came after its checkpoint, and is repeated.
             self._curve.keep(
                 lambda point: point.step < step or (point.step == step and point.simulated_acceptance_length is None)
             )
 
     def stopped_early(self, step: int, best_step: int) -> None:
-        """No epoch after `best_step` was better."""
+        """Log that no epoch after `best_step` was better."""
         if self._is_first:
             message = f"stopped at step {step}: simulated acceptance has not risen since step {best_step}"
             self._run.event("train_stopped_early", message, stage=Stage.TRAIN)
 
     def step(self, step: int, losses: StepLosses, rate: float, seconds: float) -> None:
-        """A point of the loss curve: the total is the mean over the workers, the terms are this worker's."""
+        """Write a point of the loss curve: the total is the mean over the workers, the terms are this worker's."""
         if self._is_first:
             regression, cross_entropy = losses.regression.item(), losses.cross_entropy.item()
             self._curve.append(
@@ -74,7 +74,7 @@ class TrainLog:
             )
 
     def progress(self, step: int, total_steps: int) -> None:
-        """Now and then: where training stands."""
+        """Report at intervals which step training has reached."""
         now = time.monotonic()
         if self._is_first and now - self._reported_at > _PROGRESS_EVERY_S:
             self._reported_at = now
@@ -86,7 +86,7 @@ class TrainLog:
             self._run.store.share(CURVE_FILE)
 
     def acceptance(self, step: int, value: float, seconds: float) -> None:
-        """A point of the acceptance curve."""
+        """Write a point of the acceptance curve."""
         if self._is_first:
             self._curve.append(
                 CurvePoint(
@@ -102,6 +102,6 @@ class TrainLog:
             self._report(step, {"acceptance/simulated": value})
 
     def share(self) -> None:
-        """Let other machines see the whole curve."""
+        """Upload the curve, so that other machines see it."""
         if self._is_first:
             self._run.store.share(CURVE_FILE)

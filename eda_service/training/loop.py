@@ -1,7 +1,7 @@
 """The training loop of one worker: epochs, validation by simulated acceptance, best weights, early stopping, resume.
 
-Everything it decides follows from its inputs and the checkpoint, so a run that is restarted after a crash goes on as if
-nothing had happened.
+All decisions follow from the inputs and the checkpoint, so a run that is restarted after a crash continues as if it had
+not been interrupted.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _HELDOUT_BATCH = 16
 
 
 class Loop:
-    """One worker's run.
+    """The training run of one worker.
 
     Args:
-        inputs: What to train, and on what.
-        backend: What takes the steps.
+        inputs: The run's config and data.
+        backend: Backend that takes the optimizer steps.
         vocab_W: Draft vocabulary; None: the target's.
-        checkpoints: Where the run goes on from, and what it leaves.
-        log: What is told of it.
+        checkpoints: Checkpoints of the run, to resume from and to write.
+        log: Log of losses and progress.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Loop:
         self._state, self._began = TrainState(), time.monotonic()
 
     def fit(self) -> TrainState:
-        """All epochs; returns the final state.
+        """Train all epochs and return the final state.
 
         Raises:
-            NonFiniteLossError: The loss left the numbers.
+            NonFiniteLossError: The loss is NaN or infinite.
         """
         self._start()
         config, lengths = self._config, self._data.lengths(self._train_ids)
@@ -82,7 +82,7 @@ class Loop:
         return self._state
 
     def _start(self) -> None:
-        """Go on from the last checkpoint, if there is one, else measure the base draft's acceptance."""
+        """Resume from the last checkpoint if there is one, otherwise measure the base draft's acceptance."""
         with self._checkpoints.latest() as directory:
             if directory is None:
                 self._log.begin()
@@ -97,7 +97,7 @@ class Loop:
             self._evaluate()  # a checkpoint at the end of an epoch was written before the epoch was evaluated
 
     def _step(self, indices: Sequence[int]) -> None:
-        """One optimizer step on this worker's share of a batch."""
+        """Take one optimizer step on this worker's share of a batch."""
         config, backend, state = self._config, self._backend, self._state
         rate = learning_rate(
             state.step, self._total_steps, peak=config.learning_rate, warmup_fraction=config.warmup_fraction
@@ -116,7 +116,7 @@ class Loop:
         self._log.progress(state.step, self._total_steps)
 
     def _evaluate(self) -> float:
-        """Simulated acceptance on held-out samples; rank 0 keeps the best weights."""
+        """Measure simulated acceptance on held-out samples; rank 0 keeps the best weights."""
         backend, state = self._backend, self._state
         ids = self._heldout_ids or self._train_ids[:_HELDOUT_BATCH]
         batches = (self._load(ids[i : i + _HELDOUT_BATCH]) for i in range(0, len(ids), _HELDOUT_BATCH))
@@ -124,24 +124,24 @@ class Loop:
             value = simulated_acceptance_length(
                 backend.draft, batches, self._ends.embed, self._ends.lm_head, depth=SIMULATED_DEPTH
             )
-        # The same number for all, so that every worker keeps the same weights and stops at the same epoch.
+        # All workers get the same number, so that every worker keeps the same weights and stops at the same epoch.
         value = backend.mean(torch.tensor(value, dtype=torch.float64, device=backend.device))
         if value > state.best_acceptance:
             state.best_acceptance, state.best_step = value, state.step
-            with backend.whole_weights():  # after the forwards, which let go of what ZeRO-3 has put together
+            with backend.whole_weights():  # after the forwards, which release the weights that ZeRO-3 has gathered
                 if backend.rank == 0:
                     keep_best(self._run, backend.draft, self._config, self._vocab_W)
         self._log.acceptance(state.step, value, self._seconds())
         return value
 
     def _checkpoint(self) -> None:
-        """Weights, optimizer and state, to go on from after a crash."""
+        """Write weights, optimizer and state, to resume from after a crash."""
         self._state.seconds = self._seconds()
         values = self._state.to_dict()
         self._checkpoints.keep(self._state.step, lambda directory: self._backend.save(directory, values))
 
     def _load(self, indices: Sequence[int]) -> Batch:
-        """Read a batch on to the worker's device."""
+        """Read a batch to the worker's device."""
         batch = self._data.batch(indices, max_tokens=self._config.max_tokens, dtype=self._dtype)
         shape = self._backend.draft.config
         width = shape.hidden_size if batch.is_started else shape.feature_width
@@ -155,5 +155,5 @@ class Loop:
         return batch.to(self._backend.device)
 
     def _seconds(self) -> float:
-        """In the loop so far, earlier starts included."""
+        """Return the seconds in the loop so far, earlier starts included."""
         return time.monotonic() - self._began

@@ -33,8 +33,8 @@ _SMALLEST_ACCEPTANCE = 1e-6
 
 @dataclass
 class Losses:
-    """Means over unmasked tokens and steps; `total` carries the gradient. `cross_entropy` is the distributions' term,
-    whichever it is.
+    """Means over unmasked tokens and steps; `total` carries the gradient. `cross_entropy` is the term of the
+    distributions, also if it is another loss.
     """
 
     total: Tensor
@@ -43,19 +43,21 @@ class Losses:
 
 
 def step_mask(batch: Batch, step: int) -> Tensor:
-    """(B, S-j) rows of step j that count: the token at s+j+2 is an answer token and the feature of s+j+1 is known."""
+    """Mark rows (B, S-j) of step j that count: the token at s+j+2 is an answer token and the feature of
+    s+j+1 is known.
+    """
     known = batch.has_feature_BL[:, step + 1 : -1]
     return known & batch.loss_mask_BL[:, step + 2 :]
 
 
 @dataclass
 class TargetRows:
-    """What the draft should say at M tokens.
+    """The target's states and distributions at M tokens, which the draft should match.
 
     Attributes:
-        head_in_MD: What the target's head reads there.
-        probs_MW: Its distributions.
-        rows_M: Row of W of the token that came, -1 where it is not in the draft vocabulary; None: not asked for.
+        head_in_MD: Inputs of the target's head.
+        probs_MW: Distributions of the target.
+        rows_M: Row of W of the token that follows, -1 if it is not in the draft vocabulary; None: not needed.
     """
 
     head_in_MD: Tensor
@@ -65,11 +67,11 @@ class TargetRows:
     @classmethod
     @torch.no_grad()
     def of(cls, head_in_MD: Tensor, lm_head: LmHead, rows_M: Tensor | None = None) -> TargetRows:
-        """From the target's states and its head."""
+        """Make the rows from the target's states and its head."""
         return cls(head_in_MD, torch.softmax(lm_head.logits(head_in_MD).float(), dim=-1), rows_M)
 
     def take(self, places_M: Tensor) -> TargetRows:
-        """Some of them; all of them are not copied."""
+        """Take some of the rows; if all are taken, nothing is copied."""
         if len(places_M) == len(self.head_in_MD):
             return self
         rows_M = None if self.rows_M is None else self.rows_M[places_M]
@@ -77,9 +79,9 @@ class TargetRows:
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
-    """-p . log_softmax(z) per row, in float32 whatever z is; its gradient is softmax(z) - p.
+    """Computes -p . log_softmax(z) per row, in float32 for every dtype of z; the gradient is softmax(z) - p.
 
-    `F.cross_entropy` with soft targets walks over (M, W) a dozen times: a third of a training step at W = 8192.
+    `F.cross_entropy` with soft targets reads (M, W) a dozen times: a third of a training step at W = 8192.
     """
 
     @staticmethod
@@ -104,14 +106,15 @@ def token_losses(
     *,
     regress: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Eq. 10's two terms per token: SmoothL1 averaged over D, and the distributions' over W; each (M,).
+    """Compute Eq. 10's two terms per token: SmoothL1 averaged over D, and the term of the distributions over W; each
+    (M,).
 
     Args:
-        states_MD: The draft's.
-        wanted: What they should say.
-        score: The draft's logits of states.
-        distribution: The second term.
-        regress: Whether the states estimate what the target's head reads; the first term is 0 otherwise.
+        states_MD: States of the draft.
+        wanted: The target's states and distributions at the same tokens.
+        score: Function from states to the draft's logits.
+        distribution: Loss of the second term.
+        regress: Whether the draft's states estimate the inputs of the target's head; if not, the first term is 0.
     """
     if regress:
         regression_M = F.smooth_l1_loss(states_MD, wanted.head_in_MD, reduction="none").mean(-1)
@@ -131,7 +134,7 @@ def token_losses(
 
 
 def mixed_precision(device: torch.device, enabled: bool) -> AbstractContextManager[None]:
-    """bfloat16 autocast on a device, or nothing."""
+    """Return a bfloat16 autocast on a device if enabled, otherwise a context that does nothing."""
     context: AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16, enabled=enabled)
     return context
 
@@ -141,7 +144,7 @@ class DraftLoss(nn.Module):
 
     Args:
         draft: Draft in training form.
-        config: Weights, steps, noise.
+        config: Loss weights, steps and feature noise.
         vocab_W: Token ids of the rows the draft scores; None: all of them, in order.
         mixed: Run the matrix products in bfloat16 on float32 weights; softmax and losses stay float32.
     """
@@ -163,26 +166,27 @@ class DraftLoss(nn.Module):
     def forward(
         self, batch: Batch, embed: nn.Module, lm_head: LmHead, divisors_S: Sequence[float] | None = None
     ) -> Losses:
-        """Loss of a batch; a batch without unmasked tokens gives an exact zero.
+        """Compute the loss of a batch; a batch without unmasked tokens gives an exact zero.
 
         Args:
-            batch: Samples.
+            batch: Batch of samples.
             embed: The target's embedding.
-            lm_head: Its head, of the draft vocabulary.
-            divisors_S: What each step's sums are divided by instead of the batch's own counts, where it is a part.
+            lm_head: Rows of the target's head for the draft vocabulary.
+            divisors_S: Divisor of each step's sums if the batch is a part of a share; None: the batch's own counts.
         """
-        # Here and not around the call: DeepSpeed switches an outer autocast off.
+        # Autocast starts here and not around the call: DeepSpeed switches an outer autocast off.
         with mixed_precision(lm_head.rows_VD.device, self.mixed):
             return self._loss(batch, embed, lm_head, divisors_S)
 
     def _loss(self, batch: Batch, embed: nn.Module, lm_head: LmHead, divisors_S: Sequence[float] | None) -> Losses:
         features_BLD = batch.features_BLD
         if self.config.feature_noise > 0:
-            assert not batch.is_started  # the noise is of what the draft reads of the target, not of its own state
+            assert not batch.is_started  # noise is added to the target's states, not to the draft's own
             features_BLD = features_BLD + (torch.rand_like(features_BLD) - 0.5) * self.config.feature_noise
         regression, cross_entropy = [], []
         counts_BS = step_mask(batch, 0)
-        # Row s of step j wants what row s + j of step 0 wants: the target's head runs once, not once per step.
+        # Row s of step j has the target values of row s + j of step 0, so the target's head runs once, not once per
+        # step.
         tokens_M = batch.token_ids_BL[:, 2:][counts_BS]
         rows_M = tokens_M if self.rows_V is None else self.rows_V[tokens_M]
         wanted = TargetRows.of(batch.head_in[:, 1:-1][counts_BS], lm_head, rows_M)
@@ -202,7 +206,7 @@ class DraftLoss(nn.Module):
             count = max(1, regression_M.shape[0]) if divisors_S is None else divisors_S[step]
             regression.append(regression_M.sum() / count)
             cross_entropy.append(cross_entropy_M.sum() / count)
-        # A part may be shorter than the whole and have fewer steps: the mean is over the steps of the whole.
+        # A part may be shorter than the whole share and have fewer steps; the mean is over the share's steps.
         num_steps = len(regression) if divisors_S is None else len(divisors_S)
         mean_regression, mean_cross_entropy = (
             torch.stack(regression).sum() / num_steps,

@@ -1,5 +1,5 @@
-"""Learning rate as a pure function of the step: linear warm-up, then cosine decay to 5 % of the peak; when to stop
-before the last of them. Imports no torch, for the planner's sake.
+"""Learning rate as a pure function of the step: linear warm-up, then cosine decay to 5 % of the peak; and early
+stopping. Imports no torch, so that the planner can use it.
 """
 
 from __future__ import annotations
@@ -7,12 +7,12 @@ from __future__ import annotations
 import math
 
 SIMULATED_DEPTH = 5
-"""Positions that a held-out pass drafts."""
+"""Number of positions that a held-out pass drafts."""
 _FLOOR = 0.05
 
 
 def learning_rate(step: int, total_steps: int, *, peak: float, warmup_fraction: float) -> float:
-    """Rate of step 0..total_steps-1."""
+    """Compute the learning rate of a step, 0..total_steps-1."""
     warmup = max(1, round(total_steps * warmup_fraction))
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -23,6 +23,6 @@ def learning_rate(step: int, total_steps: int, *, peak: float, warmup_fraction: 
 def has_stopped_improving(step: int, best_step: int, *, steps_per_epoch: int, patience: int | None) -> bool:
     """Whether `patience` epochs have passed since `best_step`; None never stops.
 
-    It follows from the steps alone, so a run that goes on from a checkpoint stops where it would have stopped.
+    The answer depends on the steps alone, so a resumed run stops at the same step.
     """
     return patience is not None and step - best_step >= patience * steps_per_epoch

@@ -1,9 +1,9 @@
 """Simulated acceptance: Eq. 2 on held-out samples from an unrolled chain, without decoding.
 
-Row s accepts step j while the draft's most likely token equals the target's at every step up to j. Rounds walk along
-the sample's own text as decoding would: the next one begins after the accepted tokens and the correction. Counting
-every row as a start instead would weigh easy stretches by their length (measured: 2.8 against 2.3 decoded). It ranks
-checkpoints at the price of one forward pass.
+Row s accepts step j while the draft's most likely token equals the target's at every step up to j. Rounds follow the
+sample's own text as decoding would: the next one begins after the accepted tokens and the correction. Counting every
+row as a start would weigh easy passages by their length (measured: 2.8 against 2.3 decoded). It costs one forward pass
+and is used to rank checkpoints.
 
 Shapes: B samples, S rows, D hidden, W draft vocabulary, K steps.
 """
@@ -26,7 +26,7 @@ from eda_service.training.loss import step_mask
 def simulated_acceptance_length(
     draft: Draft, batches: Iterable[Batch], embed: nn.Module, lm_head: LmHead, *, depth: int
 ) -> float:
-    """Tokens per round over all answers, for chains of `depth` tokens; 1 where there is nothing to count."""
+    """Compute tokens per round over all answers, for chains of `depth` tokens; 1 if there is nothing to count."""
     tokens = rounds = 0
     for batch in batches:
         starts_BS = step_mask(batch, 0)

@@ -1,4 +1,4 @@
-"""Where a training run stands: what a checkpoint carries beside weights and optimizer."""
+"""The state of a training run, which a checkpoint carries beside weights and optimizer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class TrainState:
     """Progress of a run; saved with every checkpoint, so a resumed run makes the same decisions.
 
     Attributes:
-        step: Optimizer steps taken.
+        step: Number of optimizer steps taken.
         best_step: Step of the best checkpoint so far.
-        best_acceptance: Its simulated acceptance length.
-        initial_acceptance: The same before the first step: the base draft's.
-        restarts: Times the worker group was resumed.
-        seconds: In the loop up to this checkpoint, all starts together.
+        best_acceptance: Simulated acceptance length of the best checkpoint.
+        initial_acceptance: Simulated acceptance length of the base draft, before the first step.
+        restarts: Number of times the worker group was resumed.
+        seconds: Seconds in the training loop up to this checkpoint, over all starts.
     """
 
     step: int = 0
@@ -32,11 +32,11 @@ class TrainState:
 
     @classmethod
     def of_checkpoint(cls, values: Mapping[str, Any]) -> TrainState:
-        """What a checkpoint carries, entries of others left out.
+        """Read the state from a checkpoint's values; unknown entries are ignored.
 
         Raises:
-            ArtifactCorruptError: An earlier version wrote it in early training (ADR 0021), which measured nothing
-                before its first step.
+            ArtifactCorruptError: The checkpoint is from early training of an earlier version (ADR 0021), which measured
+                nothing before its first step.
         """
         state = cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
         if state.initial_acceptance < 1.0:
@@ -47,5 +47,5 @@ class TrainState:
         return state
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for the checkpoint's client state."""
+        """Return the state as plain values for a checkpoint."""
         return asdict(self)

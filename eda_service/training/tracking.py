@@ -1,7 +1,7 @@
-"""Where a job's numbers go besides its records: TensorBoard always, MLflow and W&B where the job asks for them.
+"""Trackers of a job's metrics besides its records: TensorBoard always, MLflow and W&B if the job asks for them.
 
-A tracker that fails does not fail the job: it is left out from then on, and an event of the job says why. Of a worker
-group rank 0 alone tracks.
+A tracker that fails does not fail the job: it is left out from then on, and an event of the job says why. In a worker
+group only rank 0 tracks.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ OPTIONAL: Mapping[Tracker, OpenTracker] = {Tracker.MLFLOW: mlflow, Tracker.WANDB
 
 
 def check_installed(config: TrackConfig) -> None:
-    """Refuse a tracker whose library is not there, before the job costs anything.
+    """Refuse a tracker whose library is not installed, before the job uses any resources.
 
     Raises:
-        InputError: Its extra is not installed.
+        InputError: The tracker's extra is not installed.
     """
     for tracker in config.to:
         if importlib.util.find_spec(tracker.value) is None:
@@ -44,7 +44,7 @@ def check_installed(config: TrackConfig) -> None:
 
 
 def open_trackers(run: RunDir, config: AdaptConfig) -> AbstractContextManager[Report]:
-    """The trackers of a job, as one. A later call for the same job goes on where the earlier one stopped."""
+    """Open the job's trackers as one. A later call for the same job continues its runs."""
 
     def on_failure(text: str) -> None:
         logger.warning("%s", text)
@@ -58,11 +58,11 @@ def open_trackers(run: RunDir, config: AdaptConfig) -> AbstractContextManager[Re
 def each_on_its_own(
     openers: Mapping[str, Callable[[], AbstractContextManager[Report]]], on_failure: Callable[[str], None]
 ) -> Iterator[Report]:
-    """Trackers as one that never fails.
+    """Combine trackers into one that never fails.
 
     Args:
-        openers: By name.
-        on_failure: Told once of each tracker that is given up, with the reason.
+        openers: Functions that open a tracker, by its name.
+        on_failure: Function called once for each tracker that is given up, with the reason.
     """
     reports: dict[str, Report] = {}
     given_up: set[str] = set()
@@ -70,7 +70,7 @@ def each_on_its_own(
     def guarded(name: str, call: Callable[..., object], *arguments: object) -> None:
         try:
             call(*arguments)
-        except Exception as error:  # libraries of others over networks of others: the training is worth more
+        except Exception as error:  # Errors of third-party libraries and networks must not end the training.
             if name not in given_up:
                 given_up.add(name)
                 text = " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,5 +1,5 @@
-"""Draft vocabulary: the tokens a draft scores, ranked by frequency in the answers of the self-generated set (ADR
-0004), and what is added to the vocabulary of a draft that came with one.
+"""Draft vocabulary: the tokens a draft scores, ranked by frequency in the answers of the self-generated set (ADR 0004),
+and the tokens added to the vocabulary of an existing draft.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from eda_service.errors import InputError
 
 
 def extend_vocabulary(vocab_W: Tensor, missing: Mapping[int, int], count: int, vocab_size: int) -> Tensor:
-    """A draft vocabulary with the `count` tokens behind it that came most often of those it misses; filled up by id.
+    """Append the `count` most frequent missing tokens to a draft vocabulary; if too few are missing, fill up by id.
 
     Raises:
-        InputError: There are not so many tokens besides.
+        InputError: Fewer than `count` tokens are outside the vocabulary.
     """
     known = set(vocab_W.tolist())
     if count > vocab_size - len(known):
@@ -34,7 +34,7 @@ def extend_vocabulary(vocab_W: Tensor, missing: Mapping[int, int], count: int, v
 
 
 def rank_vocabulary(answers: Iterable[list[int]], size: int | None, vocab_size: int) -> Tensor | None:
-    """The `size` most frequent answer tokens in ascending id order; None for the full vocabulary.
+    """Return the `size` most frequent answer tokens in ascending id order; None for the full vocabulary.
 
     Tokens that never occur fill up by id, so the result has exactly `size` entries.
     """

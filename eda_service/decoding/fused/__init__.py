@@ -1,1 +1,1 @@
-"""Drafts in the form that decoding runs: few products per step, each row of a batch with a draft of its own."""
+"""Fused drafts: the form of drafts for decoding, with few matrix products per step and a draft per row of the batch."""

@@ -1,8 +1,8 @@
 """EAGLE-1 in its decoding form: the function of `drafts.eagle1` (Eqs. 3-7), each row with a draft of its own.
 
-Every group of weights is one product, over all rows that share it: with packs over one base draft attention, norm and
-shared expert run once, and the private experts each over its own rows. The gate's weights scale the experts' inner
-activations, which is the same sum.
+Each group of weights is multiplied once for all rows that share it: with packs over one base draft, attention, norm
+and shared expert run once, and each private expert runs over its own rows. The gate's weights scale the experts'
+inner activations, which gives the same sum.
 
 Shapes: B rows, L positions, D hidden.
 """
@@ -37,12 +37,12 @@ from eda_service.targets.decoder.slots import SlotCache
 
 @dataclass(frozen=True)
 class Eagle1Parts(DraftParts):
-    """See `DraftParts`.
+    """The parts of an EAGLE-1 draft; see `DraftParts`.
 
     Attributes:
-        embed: None for the target's.
-        ffn: The feed-forward module fused, or what of it drafts may share.
-        private: Beside a shared `ffn`; None without one.
+        embed: The draft's own embedding; None: it uses the target's.
+        ffn: The feed-forward module fused, or the part of it that drafts may share.
+        private: The private expert beside a shared `ffn`; None without one.
     """
 
     embed: Table | None
@@ -74,7 +74,7 @@ class Eagle1Rows:
     """See `DraftRows`.
 
     Args:
-        fused: What they share.
+        fused: The module that all drafts of this shape share.
         parts: The draft of each row.
     """
 
@@ -85,7 +85,7 @@ class Eagle1Rows:
         self._ffn = FFNRows([(each.ffn, each.private) for each in parts], fused.device)
 
     def start(self, draft_in_BLC: Tensor) -> Tensor:
-        """The target's last state itself."""
+        """Return the target's last state unchanged."""
         return draft_in_BLC
 
     def step(

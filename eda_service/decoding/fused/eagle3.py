@@ -1,6 +1,6 @@
 """EAGLE-3 in its decoding form: the function of `drafts.eagle3`, each row with a draft of its own.
 
-As with EAGLE-1, every group of weights is one product over all rows that share it.
+As with EAGLE-1, each group of weights is multiplied once for all rows that share it.
 
 Shapes: B rows, L positions, C width of the target's states side by side, D hidden.
 """
@@ -35,12 +35,12 @@ from eda_service.targets.decoder.slots import SlotCache
 
 @dataclass(frozen=True)
 class Fuse:
-    """fc with its norms.
+    """The projection fc with its norms.
 
     Attributes:
-        joint: Norms over all that fc reads, one after the other.
-        each: A norm for each of the target's layers.
-        linear: fc.
+        joint: Norms over the whole input of fc, applied one after the other.
+        each: One norm for each target layer that fc reads.
+        linear: The projection fc itself.
     """
 
     joint: tuple[Norm, ...]
@@ -49,11 +49,11 @@ class Fuse:
 
     @property
     def size_bytes(self) -> int:
-        """What they take."""
+        """Size of the weights in bytes."""
         return self.linear.size_bytes + sum(norm.size_bytes for norm in (*self.joint, *self.each))
 
     def __call__(self, x_BLC: Tensor) -> Tensor:
-        """(B, L, C) to (B, L, D)."""
+        """Project the target's states (B, L, C) to (B, L, D)."""
         for norm in self.joint:
             x_BLC = rms_norm(x_BLC, norm)
         if self.each:
@@ -65,7 +65,7 @@ class Fuse:
 
 @dataclass(frozen=True)
 class LayerNorms:
-    """Norms of a draft's layer, and of its state where it feeds back the normed one."""
+    """Norms of a draft's layer, and the norm of the state it feeds back if it feeds back the normed one."""
 
     embed: Norm
     state: Norm | None
@@ -74,19 +74,19 @@ class LayerNorms:
 
     @property
     def size_bytes(self) -> int:
-        """What they take."""
+        """Size of the norms in bytes."""
         return sum(norm.size_bytes for norm in (self.embed, self.state, self.ffn, self.output) if norm is not None)
 
 
 @dataclass(frozen=True)
 class Eagle3Parts(DraftParts):
-    """See `DraftParts`.
+    """The parts of an EAGLE-3 draft; see `DraftParts`.
 
     Attributes:
-        embed: None for the target's.
-        fuse: None for a draft that reads the target's last state.
-        ffn: The feed-forward module fused, or what of it drafts may share.
-        private: Beside a shared `ffn`; None without one.
+        embed: The draft's own embedding; None: it uses the target's.
+        fuse: The projection fc; None for a draft that reads the target's last state.
+        ffn: The feed-forward module fused, or the part of it that drafts may share.
+        private: The private expert beside a shared `ffn`; None without one.
     """
 
     embed: Table | None
@@ -118,7 +118,7 @@ class Eagle3Rows:
     """See `DraftRows`.
 
     Args:
-        fused: What they share.
+        fused: The module that all drafts of this shape share.
         parts: The draft of each row.
     """
 
@@ -131,7 +131,7 @@ class Eagle3Rows:
         self._ffn = FFNRows([(each.ffn, each.private) for each in parts], device)
 
     def start(self, draft_in_BLC: Tensor) -> Tensor:
-        """g, or the target's last state itself for drafts without fc."""
+        """Return the state after fc, or the target's last state itself for drafts without fc."""
         return self._fuse.apply(lambda fuse, x: x if fuse is None else fuse(x), draft_in_BLC)
 
     def step(
@@ -146,7 +146,7 @@ class Eagle3Rows:
         return self._normed("output", hidden_BLD + self._ffn(self._normed("ffn", hidden_BLD)))
 
     def _normed(self, name: str, x_BLD: Tensor) -> Tensor:
-        """Through the norm that a draft has there, if it has one."""
+        """Apply the norm of this name where a draft has it."""
 
         def apply(norms: LayerNorms, x: Tensor) -> Tensor:
             norm: Norm | None = getattr(norms, name)

@@ -24,7 +24,7 @@ from eda_service.targets.decoder.packed import fuse_linears, make_linear, tensor
 
 
 class WholeFFN:
-    """One expert, or the shared and the private one behind their gate, in two products.
+    """One expert, or the shared and the private one with their gate, computed in two products.
 
     Args:
         ffn: The draft's module.
@@ -43,12 +43,12 @@ class WholeFFN:
 
     @property
     def size_bytes(self) -> int:
-        """What the weights take."""
+        """Size of the weights in bytes."""
         gate = 0 if self.gate_proj_2D is None else tensor_bytes(self.gate_proj_2D)
         return self.gate_up.size_bytes + self.down.size_bytes + gate
 
     def __call__(self, hidden_BLD: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
+        """Map hidden states (B, L, D) to (B, L, D)."""
         gate_BLF, up_BLF = self.gate_up(hidden_BLD).chunk(2, dim=-1)
         inner_BLF = F.silu(gate_BLF).mul_(up_BLF)
         if self.gate_proj_2D is not None:
@@ -60,10 +60,10 @@ class WholeFFN:
 
 
 class SharedFFN:
-    """The base draft's expert, beside any number of private ones.
+    """The base draft's expert, which any number of private experts share.
 
     Args:
-        expert: Its weights.
+        expert: The expert whose weights are packed.
     """
 
     def __init__(self, expert: Expert) -> None:
@@ -72,11 +72,11 @@ class SharedFFN:
 
     @property
     def size_bytes(self) -> int:
-        """What the weights take."""
+        """Size of the weights in bytes."""
         return self.gate_up.size_bytes + self.down.size_bytes
 
     def inner(self, hidden_BLD: Tensor) -> Tensor:
-        """silu(gate) * up (B, L, F)."""
+        """Return the inner activations silu(gate) * up (B, L, F)."""
         gate_BLF, up_BLF = self.gate_up(hidden_BLD).chunk(2, dim=-1)
         return F.silu(gate_BLF).mul_(up_BLF)
 
@@ -98,12 +98,12 @@ class PrivateFFN:
 
     @property
     def size_bytes(self) -> int:
-        """What the weights take."""
+        """Size of the weights in bytes."""
         return self.gate_up.size_bytes + self.down.size_bytes
 
     def __call__(self, hidden_BLD: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The shared expert's factor (B, L, 1), None for one, and the private expert's weighted inner activations
-        (B, L, F), which `down` takes.
+        """Return the shared expert's factor (B, L, 1), or None for a factor of one, and the private expert's weighted
+        inner activations (B, L, F), which `down` takes.
         """
         gate_BLF, up_BLF, *router = self.gate_up(hidden_BLD).split(self.widths, dim=-1)
         inner_BLF = F.silu(gate_BLF).mul_(up_BLF)
@@ -115,12 +115,12 @@ class PrivateFFN:
 
 
 class SplitRows:
-    """Rows over a shared expert, with their private ones (None: the shared expert alone).
+    """Rows over a shared expert, each with its private expert (None: the shared expert alone).
 
     Args:
         shared: The shared expert of each row; usually one for all.
         private: The private expert of each row.
-        device: Where they are.
+        device: Device of the rows.
     """
 
     def __init__(self, shared: Sequence[SharedFFN], private: Sequence[PrivateFFN | None], device: torch.device) -> None:
@@ -128,7 +128,7 @@ class SplitRows:
         self._private = [(part, rows) for part, rows in RowGroups.of(private, device).groups if part is not None]
 
     def __call__(self, hidden_BLD: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
+        """Map hidden states (B, L, D) to (B, L, D)."""
         inner_BLF = self._shared.apply(lambda part, x: part.inner(x), hidden_BLD)
         weighted: list[Tensor] = []
         for part, rows in self._private:
@@ -148,7 +148,7 @@ class SplitRows:
 
 
 def as_expert(ffn: nn.Module) -> Expert:
-    """The expert of a draft without a private one, or the shared one."""
+    """Return the expert of a draft that has no private expert; of a draft that has one, the shared expert."""
     expert = ffn.shared if isinstance(ffn, SharedPrivateFFN) else ffn
     assert isinstance(expert, Expert)
     return expert
@@ -157,7 +157,7 @@ def as_expert(ffn: nn.Module) -> Expert:
 def adapted_ffn(
     draft: Draft, base: WholeFFN | SharedFFN, trained: frozenset[str]
 ) -> tuple[WholeFFN | SharedFFN, PrivateFFN | None]:
-    """A pack's feed-forward module: private over the base's, or whole where the pack trained the expert itself."""
+    """Pack a pack's feed-forward module: private over the base's, or whole if the pack trained the expert itself."""
     module, place = draft.ffn, draft.places.ffn
     added = [f"{place}.private", f"{place}.gate"]
     if any(is_within(name, [place]) and not is_within(name, added) for name in trained):
@@ -166,11 +166,11 @@ def adapted_ffn(
 
 
 class FFNRows:
-    """Each row's experts.
+    """The feed-forward modules of a batch, one per row.
 
     Args:
         parts: The module of each row, and its private expert beside a shared one.
-        device: Where they are.
+        device: Device of the rows.
     """
 
     def __init__(self, parts: Sequence[tuple[WholeFFN | SharedFFN, PrivateFFN | None]], device: torch.device) -> None:
@@ -186,7 +186,7 @@ class FFNRows:
             self._whole_rows = torch.tensor([row for row, _ in whole], device=device)
 
     def __call__(self, hidden_BLD: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
+        """Map hidden states (B, L, D) to (B, L, D)."""
         if self._whole is None:
             assert self._split is not None
             return self._split(hidden_BLD)

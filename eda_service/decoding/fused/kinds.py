@@ -28,6 +28,6 @@ def adapted_parts(draft: Draft, base: DraftParts, trained: frozenset[str]) -> Dr
 
 
 def fused_draft(parts: DraftParts, embed: nn.Module, *, max_tokens: int) -> FusedDraft:
-    """What a draft of these parts shares with all of its shape."""
+    """Make what a draft of these parts shares with all drafts of its shape."""
     kind = FUSED[parts.config.kind]
     return kind.fused(parts.config, embed, max_tokens=max_tokens, dtype=parts.dtype, device=parts.device)

@@ -1,4 +1,4 @@
-"""What the fused forms of drafts of one decoder layer share: rotation, cache, and the attention of a batch's drafts.
+"""Common parts of the fused drafts with one decoder layer: rotation, cache, and the attention of a batch's drafts.
 
 Shapes: B rows, L positions, N query heads, H key/value heads, d head width, E width of the attention's input, D hidden.
 """
@@ -28,16 +28,16 @@ PartT = TypeVar("PartT")
 
 @dataclass(frozen=True)
 class Trained:
-    """What a pack changed.
+    """The tensors that a pack changed.
 
     Attributes:
-        names: Of tensors; None for a draft that shares nothing.
+        names: Names of the tensors; None for a draft that shares nothing.
     """
 
     names: frozenset[str] | None
 
     def unless(self, base: PartT | None, *modules: str) -> PartT | None:
-        """What a pack is over, where it trained none of these modules."""
+        """Return `base`, the part that packs share, unless the pack trained a tensor of one of these modules."""
         if self.names is None:
             return None
         changed = {part for name in self.names for part in name.split(".")}
@@ -46,7 +46,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Table:
-    """An embedding of a draft's own.
+    """An embedding that belongs to the draft.
 
     Attributes:
         rows_VD: The weight.
@@ -56,11 +56,11 @@ class Table:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes."""
+        """Size of the weight in bytes."""
         return self.rows_VD.numel() * self.rows_VD.element_size()
 
     def __call__(self, tokens_BL: Tensor) -> Tensor:
-        """(B, L, D)."""
+        """Look up the embeddings (B, L, D) of the tokens."""
         return nn.functional.embedding(tokens_BL, self.rows_VD)
 
 
@@ -73,13 +73,13 @@ class HeadNorms:
 
     @property
     def size_bytes(self) -> int:
-        """What they take."""
+        """Size of the norms in bytes."""
         return self.query.size_bytes + self.key.size_bytes
 
 
 @dataclass(frozen=True)
 class AttentionParts:
-    """An attention in the fewest products; each part may be shared by identity."""
+    """An attention in as few products as possible; drafts that share a part hold the same object."""
 
     qkv: FrozenLinear
     out: FrozenLinear
@@ -87,7 +87,7 @@ class AttentionParts:
 
     @classmethod
     def of(cls, attention: DraftAttention, base: AttentionParts | None, trained: Trained) -> AttentionParts:
-        """Packed copies of an attention; what a pack over a base did not train is the base's."""
+        """Pack copies of an attention; a part that the pack did not train is the base draft's own object."""
         qkv, out = trained.unless(base, "q_proj", "k_proj", "v_proj"), trained.unless(base, "o_proj")
         norms = trained.unless(base, "q_norm", "k_norm")
         epsilon = attention.config.rms_norm_eps
@@ -110,30 +110,30 @@ class _Parts(Protocol):
 
 
 def table_of(draft: Draft) -> Table | None:
-    """A draft's own embedding; no method trains it."""
+    """Return a draft's own embedding, if it has one; no training method changes it."""
     module = draft.embedding(nn.Identity())
     return Table(module.weight.detach()) if isinstance(module, nn.Embedding) else None
 
 
 def present(*weights: Weights | None) -> list[Weights]:
-    """Those that a draft has."""
+    """Return the weights that are not None."""
     return [each for each in weights if each is not None]
 
 
 def multiply(groups: RowGroups[FrozenLinear], x: Tensor) -> Tensor:
-    """Each row's product."""
+    """Multiply each row by the weights of its draft."""
     return groups.apply(lambda linear, rows: linear(rows), x)
 
 
 class FusedLayer:
-    """What drafts of one shape share; see `FusedDraft`.
+    """Settings and tables that drafts of one shape share; see `FusedDraft`.
 
     Args:
         config: The drafts' shape.
         embed: The target's embedding.
         max_tokens: Positions the rotation table covers.
-        dtype: Of their weights.
-        device: Where they are.
+        dtype: Dtype of the drafts' weights.
+        device: Device of the drafts.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class FusedLayer:
         self.cos_T1d, self.sin_T1d = self._table(max_tokens)
 
     def _table(self, max_tokens: int) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines of every position."""
+        """Compute cosines and signed sines of all positions."""
         config, positions_T = self.config, torch.arange(max_tokens, device=self.device)
         angles_Th = angles(positions_T, config.head_dim, config.rope_theta, config.rope_scaling)
         angles_1Td = torch.cat([angles_Th, angles_Th], dim=-1)[None]
@@ -176,7 +176,7 @@ class LayerRows:
     """Embedding and attention of a batch's drafts, each on its own row.
 
     Args:
-        fused: What they share.
+        fused: The module that all drafts of this shape share.
         parts: The draft of each row.
     """
 
@@ -189,11 +189,11 @@ class LayerRows:
         self._norms = RowGroups.of([each.attention.norms for each in parts], device)
 
     def embed(self, tokens_BL: Tensor) -> Tensor:
-        """(B, L, D)."""
+        """Look up the embeddings (B, L, D) of the tokens."""
         return self._embed.apply(lambda embed, tokens: embed(tokens), tokens_BL)
 
     def attend(self, x_BLE: Tensor, positions_BL: Tensor, cache: SlotCache, mask: Tensor | None) -> Tensor:
-        """The attention's output (B, L, D)."""
+        """Compute the attention's output (B, L, D)."""
         rows, length = positions_BL.shape
         fused, config = self._fused, self._fused.config
         heads, both = config.num_heads, config.num_heads + config.num_kv_heads

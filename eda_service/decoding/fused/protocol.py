@@ -1,11 +1,11 @@
-"""The seam between the proposer and a kind of draft: what decoding knows of one.
+"""The seam between the proposer and a kind of draft: the protocols by which decoding uses a draft.
 
-A kind gives the parts of a draft, of which several drafts of one batch may share some, and what all drafts of one shape
-share (`FusedDraft`). Parts of a batch's drafts become rows, which start from the target's states and step.
+A kind makes the parts of a draft, some of which several drafts of one batch may share, and the module that all drafts
+of one shape share (`FusedDraft`). Parts of a batch's drafts become rows, which start from the target's states and step.
 
-What a pack did not train is the base draft's very object, so a batch of many packs multiplies it once for all rows;
-what it trained (its private expert and gate, fc, its vocabulary) is applied to its own rows. A draft that shares
-nothing (full_ft, retrain, lora) works the same way, on its own rows alone.
+A part that a pack did not train is the same object as the base draft's, so a batch of many packs multiplies it once for
+all rows; a part that it trained (its private expert and gate, fc, its vocabulary) is applied to its own rows. A draft
+that shares nothing (full_ft, retrain, lora) works the same way, on its own rows alone.
 
 Shapes: B rows, L positions, C width of the target's states that the draft reads, D hidden.
 """
@@ -31,16 +31,16 @@ class Weights(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """What they take."""
+        """Size of the weights in bytes."""
         ...
 
 
 @dataclass(frozen=True)
 class DraftParts(ABC):
-    """One draft: what it shares with others is shared by identity.
+    """One draft in parts. Drafts that share a part hold the same object.
 
     Attributes:
-        config: The base draft's shape.
+        config: The shape of the base draft.
     """
 
     config: DraftConfig
@@ -50,10 +50,10 @@ class DraftParts(ABC):
     @property
     @abstractmethod
     def weights(self) -> Sequence[Weights]:
-        """All of them, each once."""
+        """All weights of the draft, each once."""
 
     def own_bytes(self, base: DraftParts | None) -> int:
-        """What this draft takes beside `base`."""
+        """Count the bytes of this draft that `base` does not share."""
         shared = [] if base is None else base.weights
         return sum(part.size_bytes for part in self.weights if not any(part is other for other in shared))
 
@@ -66,7 +66,7 @@ class DecodingDraft:
     head: DraftHead
 
     def own_bytes(self, base: DecodingDraft | None) -> int:
-        """What this draft takes beside `base`, the rows of its head included."""
+        """Count the bytes of this draft that `base` does not share, with the rows of its head."""
         own_head = base is None or self.head is not base.head
         return self.parts.own_bytes(None if base is None else base.parts) + self.head.size_bytes * own_head
 
@@ -75,50 +75,54 @@ class DraftRows(Protocol):
     """The drafts of a batch, each on its own row."""
 
     def start(self, draft_in_BLC: Tensor) -> Tensor:
-        """The target's states as the states (B, L, D) that a step reads."""
+        """Turn the target's states into the states (B, L, D) that a step reads."""
         ...
 
     def step(
         self, tokens_BL: Tensor, state_BLD: Tensor, positions_BL: Tensor, cache: SlotCache, mask: Tensor | None
     ) -> Tensor:
-        """States (B, L, D) after the tokens x_{t+1}, from those at t; keys and values go where the cache was told."""
+        """Return the states (B, L, D) after the tokens x_{t+1}, from the states at t; keys and values are written to
+        the cache's current slots.
+        """
         ...
 
 
 class FusedDraft(Protocol):
-    """What drafts of one shape over one target share."""
+    """The weights and settings that drafts of one shape over one target share."""
 
     @property
     def num_groups(self) -> int:
-        """Query heads that share one key/value head."""
+        """Number of query heads that share one key/value head."""
         ...
 
     def new_cache(self, num_slots: int, max_tokens: int) -> SlotCache:
-        """An empty cache of the draft's layers."""
+        """Make an empty cache of the draft's layers."""
         ...
 
     def rows(self, parts: Sequence[DraftParts]) -> DraftRows:
-        """The drafts of a batch by row."""
+        """Put the drafts of a batch into rows."""
         ...
 
 
 class FusedKind(Protocol):
-    """How a kind of draft becomes parts. A draft is not changed, and may be dropped: parts are packed copies."""
+    """Turns drafts of one kind into parts. The draft is not changed and may be dropped: parts are packed copies."""
 
     def whole_parts(self, draft: Draft) -> DraftParts:
-        """A draft that shares nothing, LoRA merged, in the fewest products."""
+        """Pack a draft that shares nothing, LoRA merged, into as few products as possible."""
         ...
 
     def shared_parts(self, draft: Draft) -> DraftParts:
-        """A base draft that packs may share."""
+        """Pack a base draft so that packs may share it."""
         ...
 
     def adapted_parts(self, draft: Draft, base: DraftParts, trained: frozenset[str]) -> DraftParts:
-        """The base draft with a pack applied, over its `shared_parts`; `trained` names the tensors the pack changed."""
+        """Pack the base draft with a pack applied, over its `shared_parts`; `trained` names the tensors the pack
+        changed.
+        """
         ...
 
     def fused(
         self, config: DraftConfig, embed: nn.Module, *, max_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> FusedDraft:
-        """What drafts of this shape share, for positions below `max_tokens`; `embed` is the target's."""
+        """Make what drafts of this shape share, for positions below `max_tokens`; `embed` is the target's embedding."""
         ...

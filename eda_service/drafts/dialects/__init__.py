@@ -1,5 +1,5 @@
-"""How files of a draft are written by those who publish drafts, and how they become a base draft of ours.
+"""Dialects: the file formats in which drafts are published, and their conversion into base drafts of this project.
 
-`read` reads a directory, `store` keeps what was read. `record.DialectRecord` says how the files were, to the byte, so
-that a draft can be written back as it came: writing a dialect belongs here too, beside reading, from that record.
+`read` reads a directory, `store` keeps what was read. `record.DialectRecord` describes the files to the byte, so that a
+draft can be written back unchanged: the writer of a dialect stands here too (`write`) and uses that record.
 """

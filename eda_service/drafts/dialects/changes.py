@@ -1,4 +1,4 @@
-"""Settings that would change what a draft computes, and have no place in ours: refused unless neutral.
+"""Settings that would change what a draft computes, and that our drafts do not have: refused unless neutral.
 
 Imports no torch.
 """
@@ -30,7 +30,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_parallel_drafting": (False,),
     "attention_sinks": (False,),
 }
-"""By key, the values that change nothing; a key that is not there never does."""
+"""The values by key that change nothing; an absent key changes nothing either."""
 _EAGLE3_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_last_layernorm": (True,),
     "use_input_layernorm_in_first_layer": (True,),
@@ -43,10 +43,10 @@ _EAGLE1_NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 def require_same_computation(settings: Settings, kind: str) -> None:
-    """Refuse a setting that the draft's kind has no place for.
+    """Refuse a setting that a draft of this kind does not have.
 
     Raises:
-        DraftIncompatibleError: There is one.
+        DraftIncompatibleError: The config has such a setting with a value that is not neutral.
     """
     more = _EAGLE1_NEUTRAL if kind == "eagle1" else _EAGLE3_NEUTRAL
     for name, neutral in {**_NEUTRAL, **more}.items():
@@ -62,7 +62,7 @@ def require_same_computation(settings: Settings, kind: str) -> None:
 
 
 def _require_whole_attention(settings: Settings) -> None:
-    """A window matters where the layer has one: by its type, or where windows are used and no types are given."""
+    """Refuse a sliding window if the layer has one: by its type, or if windows are enabled and no types are given."""
     key, types = settings.value("layer_types")
     if types is not None:
         if not isinstance(types, list) or not types:

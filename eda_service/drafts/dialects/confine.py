@@ -1,4 +1,4 @@
-"""A process that can from now on reach no network and start no program, whatever it is made to do.
+"""Confinement: the process can from now on reach no network and start no program.
 
 A seccomp filter (seccomp(2)) answers the system calls for sockets and for running programs with EPERM. It holds for
 every thread that is started afterwards and cannot be taken off. Linux on x86-64 and 64-bit ARM.
@@ -19,17 +19,18 @@ _CALLS = {
     "x86_64": (0xC000003E, (41, 42, 53, 59, 322, 62, 200, 234, 101, 425)),
     "aarch64": (0xC00000B7, (198, 199, 203, 221, 281, 129, 130, 131, 117, 425)),
 }
-"""By machine its audit number and its numbers of socket, connect, socketpair, execve, execveat, kill, tkill, tgkill,
-ptrace and io_uring_setup (which could open sockets by itself)."""
+"""For each machine its audit number and its numbers of socket, connect, socketpair, execve, execveat, kill, tkill,
+tgkill, ptrace and io_uring_setup (which could open sockets by itself).
+"""
 _X32 = 0x40000000
-"""Set in the numbers of x86-64's second set of calls, none of which is needed."""
+"""Bit set in the numbers of x86-64's second set of system calls (x32), none of which is needed."""
 
 
 def confine() -> None:
     """Confine this process.
 
     Raises:
-        OSError: The kernel does not, or the machine is of another kind.
+        OSError: The kernel refuses the filter, or the machine is of another architecture.
     """
     machine = platform.machine()
     if machine not in _CALLS:
@@ -44,7 +45,7 @@ def confine() -> None:
 
 
 def _program(architecture: int, calls: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
-    """Instructions of classic BPF: operation, jumps if true and if false, operand."""
+    """Make the instructions of classic BPF: operation, jumps if true and if false, operand."""
     tests = [(_JUMP_AT_LEAST, len(calls) + 1, 0, _X32)]
     tests += [(_JUMP_EQUAL, len(calls) - index, 0, call) for index, call in enumerate(calls)]
     return [

@@ -1,7 +1,8 @@
-"""Pickled weights (`pytorch_model.bin`) into safetensors, in a child process with limits. Imports no torch.
+"""Conversion of pickled weights (`pytorch_model.bin`) into safetensors, in a child process with limits. Imports no
+torch.
 
-A pickle is a program. torch's weights-only unpickler runs none of it but what rebuilds tensors; should it have a hole,
-it is the child that falls into it: without network, without other programs, with bounds on memory, time and size.
+A pickle is a program. torch's weights-only unpickler runs only the parts that rebuild tensors. If it has a security
+hole, only the child is affected: it has no network, starts no programs, and has limits on memory, time and size.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ _MODULE = "eda_service.drafts.dialects.conversion_worker"
 
 
 class ImportLimits(Config):
-    """Of converting pickled files."""
+    """Limits on converting pickled files."""
 
     max_pickle_bytes: int = Field(16 << 30, ge=1 << 10, le=1 << 42, description="size of all pickled files of a draft")
     timeout_s: int = Field(600, ge=1, le=86_400, description="time to convert one file")
 
 
 def require_pickle_size(sizes: Mapping[str, int], limits: ImportLimits) -> None:
-    """Check the bytes of pickled files, by name.
+    """Check the sizes in bytes of pickled files, by name.
 
     Raises:
-        DraftIncompatibleError: They are above the limit.
+        DraftIncompatibleError: The files are larger than the limit.
     """
     total = sum(sizes.values())
     if total > limits.max_pickle_bytes:
@@ -44,21 +45,21 @@ def require_pickle_size(sizes: Mapping[str, int], limits: ImportLimits) -> None:
 
 
 def convert(paths: Sequence[Path], scratch: Path, limits: ImportLimits) -> tuple[TensorFile, ...]:
-    """The files as safetensors.
+    """Convert pickled files to safetensors.
 
     Args:
         paths: Pickled files.
-        scratch: Directory for what is written.
-        limits: What it may take.
+        scratch: Directory for the converted files.
+        limits: Limits on memory, time and size.
 
     Raises:
-        UnsafeDraftError: One holds something else than tensors by name, or takes more than it may.
+        UnsafeDraftError: A file holds something else than tensors by name, or exceeds a limit.
     """
     require_pickle_size({path.name: path.stat().st_size for path in paths}, limits)
     child = JsonChild(_MODULE, options=("-P",), environment=ENVIRONMENT, timeout_s=limits.timeout_s)
     try:
         return tuple(_convert(child, path, scratch / f"{path.stem}.safetensors", limits) for path in paths)
-    except RuntimeError as error:  # the kernel does not confine it, say
+    except RuntimeError as error:  # for example, the kernel does not confine the child
         raise UnsafeDraftError(
             f"{paths[0]} is a pickle, and no confined process to convert it in starts here ({error}); save the draft "
             "as safetensors on a machine where you trust it",

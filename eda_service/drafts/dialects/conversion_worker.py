@@ -1,4 +1,4 @@
-"""`python -m eda_service.drafts.dialects.conversion_worker`: pickled weights into safetensors, one JSON order a line.
+"""`python -m eda_service.drafts.dialects.conversion_worker`: converts pickled weights, one JSON order per line.
 
 Each order is `{"source", "made", "max_bytes", "cpu_s"}`, each answer `{"sha256", "size_bytes"}` of the source or
 `{"error"}`; an empty object comes first. The process reads no network and starts no program (`confine`).
@@ -20,7 +20,7 @@ from eda_service.drafts.dialects.confine import confine
 from eda_service.targets.child_worker import limit, limit_order, say
 
 MEMORY_BYTES = 4 << 30
-"""Beside the file itself, which is mapped."""
+"""Memory limit in bytes beside the file itself, which is mapped."""
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 _BLOCK_BYTES = 16 << 20
 _MAX_SHOWN = 200
@@ -28,11 +28,11 @@ _CODE = re.compile(r"GLOBAL ([\w.]+)")
 
 
 class NotTensorsError(Exception):
-    """What a pickle holds is not tensors by name; the message is a whole sentence for the caller."""
+    """A pickle holds something else than tensors by name; the message is a whole sentence for the caller."""
 
 
 def answer(order: dict[str, Any]) -> dict[str, Any]:
-    """Convert one file."""
+    """Convert one file and return the answer to the order."""
     source, made = Path(order["source"]), Path(order["made"])
     try:
         size_bytes = source.stat().st_size
@@ -54,14 +54,14 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def tensors_of(source: Path, max_bytes: int) -> dict[str, Any]:
-    """The tensors in a pickled file by name, mapped.
+    """Return the tensors in a pickled file by name, memory-mapped.
 
     Args:
-        source: As `torch.save` writes since 1.6.
-        max_bytes: All of them together; a small file can claim to hold large ones.
+        source: Pickled file in the format that `torch.save` writes since torch 1.6.
+        max_bytes: Largest size of all tensors together in bytes; a small file can claim to hold large ones.
 
     Raises:
-        NotTensorsError: It holds something else.
+        NotTensorsError: The file holds something else.
     """
     import pickle
 
@@ -91,11 +91,11 @@ def tensors_of(source: Path, max_bytes: int) -> dict[str, Any]:
 
 
 def write(tensors: Mapping[str, Any], made: Path) -> None:
-    """Write tensors as safetensors, one after the other in the order they come.
+    """Write tensors as safetensors, one after the other in the given order.
 
     Args:
-        tensors: By name, on the CPU.
-        made: A new file.
+        tensors: Tensors on the CPU by name.
+        made: Path of the new file.
     """
     import torch
 
@@ -156,7 +156,7 @@ def _sha256(path: Path) -> str:
 def work(answers: TextIO) -> None:
     """Answer orders until the input ends."""
     limit(resource.RLIMIT_CORE, 0)
-    import torch  # before the calls that it needs to start are refused
+    import torch  # imported before the confinement refuses the calls that this needs
 
     torch.set_num_threads(1)
     confine()
@@ -166,7 +166,7 @@ def work(answers: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    # What libraries print goes to the log, and not among the answers.
+    # Output of libraries goes to the log, so that it does not mix with the answers.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
         os.dup2(2, 1)
         work(stream)

@@ -1,4 +1,4 @@
-"""A draft's own embedding beside its target's: usually a copy, sometimes trained, and in some exports random.
+"""Comparison of a draft's own embedding with its target's: usually a copy, sometimes trained, in some exports random.
 
 Shapes: V vocabulary, D hidden.
 """
@@ -23,20 +23,20 @@ _BLOCK_ROWS = 4096
 
 
 class Likeness(StrEnum):
-    """Of two tables."""
+    """How similar two embedding tables are."""
 
     EQUAL = "equal"
-    """Number by number."""
+    """Every number is equal."""
     ROUNDED = "rounded"
-    """But for the rounding of the coarser of the two dtypes."""
+    """The numbers are equal up to the rounding of the coarser of the two dtypes."""
     OTHER = "other"
-    """Trained on, of another model, or random."""
+    """The rows differ: trained further, of another model, or random."""
     OTHER_WIDTH = "other_width"
-    """The draft is of another width than its target, so that rows cannot be held against each other."""
+    """The draft has another width than its target, so that rows cannot be compared."""
 
 
 class EmbeddingFinding(Config):
-    """How a draft's own embedding lies to its target's."""
+    """Result of comparing a draft's own embedding with its target's."""
 
     likeness: Likeness
     far_fraction: float = Field(ge=0, le=1, description=f"share of rows whose cosine is below {CLOSE}")
@@ -45,14 +45,14 @@ class EmbeddingFinding(Config):
 
 
 def embedding_against(read: ReadDraft, target_table_VD: Tensor) -> EmbeddingFinding | None:
-    """Compare, some rows at a time.
+    """Compare the two embeddings, a block of rows at a time.
 
     Args:
-        read: A draft.
+        read: Draft that was read.
         target_table_VD: The base target's embedding.
 
     Returns:
-        None where the draft has no embedding of its own.
+        The comparison; None if the draft has no embedding of its own.
 
     Raises:
         DraftIncompatibleError: The target's table has another number of rows.
@@ -88,7 +88,7 @@ def _compare(at: TensorAt, target_VD: Tensor) -> EmbeddingFinding:
 
 
 def _is_rounding(own: Tensor, other: Tensor) -> bool:
-    """Two roundings of one number differ by half a unit in the last place of each."""
+    """Whether two tensors differ by rounding only: by at most half a unit in the last place of each."""
     left, right = own.double(), other.double()
     relative = sum(torch.finfo(each.dtype).eps for each in (own, other)) / 2
     smallest = sum(torch.finfo(each.dtype).smallest_normal * torch.finfo(each.dtype).eps for each in (own, other))
@@ -97,7 +97,7 @@ def _is_rounding(own: Tensor, other: Tensor) -> bool:
 
 
 def _cosine(own_BD: Tensor, other_BD: Tensor) -> Tensor:
-    """Cosine by row (B); two rows of zeros, as padding has them, are alike."""
+    """Compute the cosine by row (B); two rows of zeros, as in padding, count as equal."""
     cosine_B = F.cosine_similarity(own_BD, other_BD, dim=-1, eps=1e-30)
     both_zero_B = ~own_BD.any(dim=-1) & ~other_BD.any(dim=-1)
     return torch.where(both_zero_B, torch.ones_like(cosine_B), cosine_B)

@@ -1,7 +1,7 @@
-"""The files of a draft's directory: which hold its tensors, and where in them each tensor lies. Imports no torch.
+"""The files of a draft's directory: those with its tensors, and the place of each tensor in them. Imports no torch.
 
-The choice among files is that of the engines: `model.safetensors`, else the files of `model.safetensors.index.json`,
-else the only other `*.safetensors`, else `pytorch_model.bin` in one or more files.
+The files are chosen as the engines choose: `model.safetensors`, else the files of `model.safetensors.index.json`, else
+the only other `*.safetensors`, else `pytorch_model.bin` in one or more files.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class TensorFile:
     """One safetensors file.
 
     Attributes:
-        name: As it was published, where it was not converted here.
-        path: Where it is read.
-        data_begin: First byte behind the header.
-        pickled: What it was converted from.
+        name: Name of the file as published, or of the converted file.
+        path: Path at which the file is read.
+        data_begin: Offset of the first byte after the header.
+        pickled: The pickled file that it was converted from; None if it was published as it is.
     """
 
     name: str
@@ -49,7 +49,7 @@ class TensorFile:
         """Read a file's header.
 
         Raises:
-            UnsafeDraftError: It does not describe exactly the bytes that follow it.
+            UnsafeDraftError: The header does not describe exactly the bytes that follow it.
         """
         try:
             places = read_header(path, param=PARAM)
@@ -60,25 +60,25 @@ class TensorFile:
         return cls(path.name, path, identity, places, identity.size_bytes - data_bytes, pickled)
 
     def header_text(self) -> str:
-        """Its header's JSON, to the byte."""
+        """Read the JSON of the file's header, to the byte."""
         with open_regular(self.path) as stream:
             return stream.read(self.data_begin)[_LENGTH_BYTES:].decode("utf-8")
 
     def require_unchanged(self) -> None:
-        """Check that the file is the one whose header was read.
+        """Check that the file is still the one whose header was read.
 
         Raises:
-            DraftIncompatibleError: It is another one.
+            DraftIncompatibleError: The file was replaced or changed.
         """
         if FileIdentity.of(os.stat(self.path)) != self.identity:
             raise refusal(f"{self.path} changed while it was read; import again when nothing writes to it")
 
 
 def read_config(directory: Path) -> tuple[dict[str, Any], str]:
-    """`config.json`, parsed and as it stands.
+    """Read `config.json`; return it parsed and as text.
 
     Raises:
-        DraftIncompatibleError: There is none, or it is no JSON object.
+        DraftIncompatibleError: The file does not exist, or holds no JSON object.
     """
     path = directory / CONFIG
     try:
@@ -97,7 +97,7 @@ def read_config(directory: Path) -> tuple[dict[str, Any], str]:
 
 
 def tensor_files(directory: Path) -> tuple[Path, ...]:
-    """The safetensors files that hold a draft; none where there are only pickled ones.
+    """Return the safetensors files that hold a draft; empty if only pickled files exist.
 
     Raises:
         DraftIncompatibleError: There are no weights at all, it is not clear which files belong to the draft, or one is
@@ -123,7 +123,7 @@ def tensor_files(directory: Path) -> tuple[Path, ...]:
 
 
 def pickled_files(directory: Path) -> tuple[Path, ...]:
-    """The pickled files that hold a draft; none where there are none.
+    """Return the pickled files that hold a draft; empty if none exist.
 
     Raises:
         DraftIncompatibleError: One of them is missing.
@@ -136,7 +136,7 @@ def pickled_files(directory: Path) -> tuple[Path, ...]:
 
 
 def unread_weights(directory: Path, read: Iterable[Path]) -> tuple[str, ...]:
-    """Names of files with weights that are not among those that were read."""
+    """Return the names of files with weights that are not among those that were read."""
     names = {path.name for path in read}
     beside = (path.name for ending in ("*.safetensors", "*.bin", "*.pt", "*.pth") for path in directory.glob(ending))
     return tuple(sorted(set(beside) - names))

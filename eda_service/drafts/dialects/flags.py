@@ -1,4 +1,4 @@
-"""Where an EAGLE-3 draft norms, and what it feeds back. Imports no torch."""
+"""The norms of an EAGLE-3 draft, and whether it feeds back the normed state. Imports no torch."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def _fc_norm(source: Source) -> FcNorm:
 
 
 def _hidden_norm(source: Source, has_fc: bool) -> bool:
-    """It is the mark of EAGLE-3; ModelOpt leaves it out, with fc, where the draft reads the last state only."""
+    """Whether the draft has the hidden norm of EAGLE-3; ModelOpt leaves it out, with fc, if the draft reads the last
+    state.
+    """
     if has_fc or source.has(names.HIDDEN_NORM):
         return True
     source.fields.assume(
@@ -87,7 +89,7 @@ def _norm_before_residual(source: Source, dialect: Dialect) -> bool:
 def feeds_back_normed(source: Source, dialect: Dialect) -> bool:
     """Whether the state after the last norm is fed back, rather than the one before.
 
-    SpecForge writes `norm_output` and means only that a norm stands before the head, where one always stands here.
+    SpecForge writes `norm_output` and means only that a norm stands before the head, which is always so here.
     """
     said = source.settings.flag("norm_output", "", "transformer_layer_config")
     nested = source.settings.flag("return_hidden_post_norm", EAGLE)

@@ -1,6 +1,6 @@
-"""Drafts of other kinds, and variants that compute something else, refused by their names. Imports no torch.
+"""Refusal of drafts of other kinds, and of variants that compute something else, by their names. Imports no torch.
 
-Each is recognised by what is in the files, and the message says what that was.
+Each is recognised by its files, and the message names the evidence.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _LAYERS = re.compile(r"(?:model\.)?layers\.(\d+)\..*")
 
 
 def require_ours(names: Iterable[str], settings: Settings) -> None:
-    """Refuse what is known to be no draft of a kind that is read here.
+    """Refuse a draft that is known to be of no kind that is read here.
 
     Args:
-        names: Of every tensor in the files.
-        settings: Of the draft.
+        names: Names of all tensors in the files.
+        settings: Settings of the draft's `config.json`.
 
     Raises:
-        DraftIncompatibleError: It is none; the message has its name and what was seen.
+        DraftIncompatibleError: The draft is of another kind; the message has its name and the evidence.
     """
     ordered = sorted(names)
     _by_config(settings)
@@ -72,7 +72,7 @@ def require_plain_weights(names: Iterable[str], settings: Settings) -> None:
     """Refuse a draft whose weights are quantised.
 
     Raises:
-        DraftIncompatibleError: They are.
+        DraftIncompatibleError: The weights are quantised.
     """
     key, value = settings.value("quantization_config")
     seen = next((name for name in sorted(names) if _QUANTISED.fullmatch(name)), None)

@@ -1,7 +1,7 @@
-"""Which kind of draft the tensors are, and its config. Imports no torch.
+"""The kind of a draft, found from its tensors, and its config. Imports no torch.
 
-An EAGLE-3 layer reads embedding and state side by side, so its queries are of twice the draft's width; an EAGLE-1 layer
-reads what fc made of both. That alone decides, not what a config calls the draft.
+An EAGLE-3 layer reads embedding and state side by side, so its queries have twice the draft's width; an EAGLE-1 layer
+reads the output of fc. Only that decides the kind, not the name that a config gives to the draft.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _LINEAR_TYPES = ("linear", "dynamic")
 
 
 def kind_of(shapes: Mapping[str, Shape]) -> str:
-    """`eagle1` or `eagle3`.
+    """Return `eagle1` or `eagle3`.
 
     Raises:
-        DraftIncompatibleError: The tensors are neither's.
+        DraftIncompatibleError: The tensors belong to neither kind.
     """
     query, out = shapes.get(names.attention("q")), shapes.get(names.attention("o"))
     if query is None or out is None or len(query) != 2 or len(out) != 2:
@@ -51,12 +51,12 @@ def kind_of(shapes: Mapping[str, Shape]) -> str:
 
 
 def dialect_of(kind: str, published: Mapping[str, str], settings: Settings) -> Dialect:
-    """Who writes files like these.
+    """Return the dialect in which the files are written.
 
     Args:
-        kind: Of draft.
-        published: Names in the files by canonical name, of all that are known.
-        settings: Of the draft.
+        kind: Kind of the draft.
+        published: Names in the files by canonical name, of all known tensors.
+        settings: Settings of the draft's `config.json`.
     """
     called = set(published.values())
     has_target_type = bool(settings.value("target_model_type", "")[0])
@@ -74,7 +74,7 @@ def dialect_of(kind: str, published: Mapping[str, str], settings: Settings) -> D
 
 
 def read_config(source: Source, kind: str, dialect: Dialect) -> DraftConfig:
-    """The draft's config, of the class that its kind has.
+    """Read the draft's config, of the class that its kind has.
 
     Raises:
         DraftIncompatibleError: Settings, tensors and target do not fit together.
@@ -150,7 +150,7 @@ def _read_eagle3(source: Source, dialect: Dialect) -> None:
 
 
 def _target_width(source: Source, d: int) -> int | None:
-    """None where it is the draft's own width, as the config wants it."""
+    """Return the width of the target's states; None if it is the draft's own width, as the config expects."""
     said, target = source.settings.whole("target_hidden_size"), source.target.hidden_size
     if said not in (None, target):
         raise refusal(

@@ -1,6 +1,6 @@
-"""Which states of the target an EAGLE-3 draft reads: each writer counts layers in its own way. Imports no torch.
+"""The target's states that an EAGLE-3 draft reads: each dialect counts layers in its own way. Imports no torch.
 
-Here as in transformers' `hidden_states`: i is what stands after i layers, 0 the embedding.
+Here they are counted as in transformers' `hidden_states`: i is the state after i layers, 0 the embedding.
 
 | Key                                              | Counts                            | Here       |
 |--------------------------------------------------|-----------------------------------|------------|
@@ -25,21 +25,21 @@ _SET = "correct it, or --set layers='[...]', counting the states after so many l
 
 
 def default_layers(num_layers: int) -> tuple[int, ...]:
-    """What every writer and engine takes where nothing is said."""
+    """Return the layers that every writer and engine takes if the config names none."""
     return (2, num_layers // 2, num_layers - 3)
 
 
 def read_layers(settings: Settings, fields: Fields, target: BaseTarget, num_states: int) -> tuple[int, ...]:
-    """The states, ascending.
+    """Read the indices of the states, in ascending order.
 
     Args:
-        settings: Of the draft.
-        fields: Where what was assumed is noted.
-        target: Whose layers they are.
-        num_states: How many fc reads, by its width.
+        settings: Settings of the draft's `config.json`.
+        fields: Fields of the config, in which assumptions are recorded.
+        target: Base target, whose layers they are.
+        num_states: Number of states that fc reads, from its width.
 
     Raises:
-        DraftIncompatibleError: They are not that many, not ascending, or not the target's.
+        DraftIncompatibleError: The number of layers differs, they are not ascending, or the target lacks one of them.
     """
     plain = [
         (key, ids) for name, groups in _AS_HERE if (found := settings.ids(name, *groups))[1] for key, ids in [found]
@@ -71,8 +71,8 @@ def read_layers(settings: Settings, fields: Fields, target: BaseTarget, num_stat
 
 
 def _after(key: str, outputs: tuple[int, ...], target: BaseTarget) -> tuple[int, ...]:
-    """Outputs of layers counted from 0 as states. The last layer's output is N-1, so where the key that some writers
-    fill with states has N, it counts states (NVIDIA's drafts for gpt-oss do).
+    """Convert layer outputs counted from 0 into indices of states. The last layer's output is N-1; so if a key that
+    some writers fill with states has N, it already counts states (NVIDIA's drafts for gpt-oss do).
     """
     counts_states = key.startswith(EAGLE) and max(outputs) == target.num_layers
     return outputs if counts_states else tuple(each + 1 for each in outputs)
@@ -109,7 +109,7 @@ def _default(fields: Fields, target: BaseTarget, num_states: int) -> tuple[int, 
 
 
 def _compare(fields: Fields, key: str, layers: tuple[int, ...], others: list[tuple[str, tuple[int, ...]]]) -> None:
-    """A second list that says something else is told; the one that is copied under both keys, for engines, is too."""
+    """Record an assumption for each further list of layers in the config that differs from the one that is used."""
     for other, ids in others:
         if ids != layers:
             fields.assume("layers", list(layers), f"{key} says it; {other} would say {list(ids)}")

@@ -1,4 +1,4 @@
-"""What tensors are called: in files, and here. Imports no torch."""
+"""Names of tensors: in published files, and the canonical names used here. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ _EACH_NORM = re.compile(r"fc_norm\.(0|[1-9]\d?)\.weight")
 
 
 def attention(projection: str, part: str = "weight") -> str:
-    """The name of a projection's tensor."""
+    """Return the canonical name of an attention projection's tensor."""
     return f"{LAYER}self_attn.{projection}_proj.{part}"
 
 
 def head_norm(projection: str) -> str:
-    """The name of the norm of each head of queries or keys."""
+    """Return the canonical name of the norm of each query or key head."""
     return f"{LAYER}self_attn.{projection}_norm.weight"
 
 
 def ffn(projection: str) -> str:
-    """The name of a projection's tensor."""
+    """Return the canonical name of a feed-forward projection's tensor."""
     return f"{LAYER}mlp.{projection}_proj.weight"
 
 
 def each_norm(index: int) -> str:
-    """The name of the norm of one state that fc reads."""
+    """Return the canonical name of the norm of one state that fc reads."""
     return f"fc_norm.{index}.weight"
 
 
 def is_each_norm(name: str) -> bool:
-    """Whether it is the norm of one state that fc reads."""
+    """Whether a name is that of the norm of one state that fc reads."""
     return _EACH_NORM.fullmatch(name) is not None
 
 
 def is_buffer(name: str) -> bool:
-    """Whether a tensor is a rotation's table, which old versions of transformers saved and nobody reads."""
+    """Whether a tensor is a table of the rotation, which old versions of transformers saved and nobody reads."""
     return _BUFFER.fullmatch(name) is not None
 
 
 def canonical_name(name: str) -> str:
-    """What a tensor of a file would be called here; unknown ones keep their name without prefixes."""
+    """Return the canonical name of a file's tensor; an unknown name is kept without its prefixes."""
     rest = name.removeprefix(MODEL)
     if rest.startswith(MIDLAYER):
         rest = LAYER + rest.removeprefix(MIDLAYER)
@@ -66,4 +66,4 @@ KNOWN = frozenset(
     | {head_norm(each) for each in "qk"}
     | {ffn(each) for each in ("gate", "up", "down")}
 )
-"""Every tensor that some draft of ours computes with, but the norms of single states."""
+"""Every tensor that a draft of ours may compute with, except the norms of single states."""

@@ -1,4 +1,6 @@
-"""`--set FIELD=VALUE` for an import: fields of the draft's config in place of what its files say. Imports no torch."""
+"""`--set FIELD=VALUE` of an import: fields of the draft's config that replace the values of its files. Imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,18 @@ from eda_service.field_names import unknown_field
 
 PARAM = "set"
 _DECIDED = ("kind", "vocab_size", "target_hidden_size")
-"""By the tensors, and by the target."""
+"""Fields that the tensors and the target decide."""
 
 
 def parse_overrides(overrides: Mapping[str, str], model: type[DraftConfig]) -> dict[str, Any]:
-    """The values, each of its field's type.
+    """Parse the values, each to the type of its field.
 
     Args:
-        overrides: Text by field; JSON where it is some.
-        model: Whose fields they are.
+        overrides: Text by field name; JSON where the text is JSON.
+        model: Config class that has the fields.
 
     Raises:
-        InputError: There is no such field, it cannot be set, or the value does not fit it.
+        InputError: The field does not exist, cannot be set, or does not take the value.
     """
     return {name: _value(name, text, model) for name, text in overrides.items()}
 

@@ -1,8 +1,8 @@
-"""A directory that holds a draft, as somebody published it, read into the terms that are ours.
+"""Reading a published directory with a draft into a config and tensors of this project.
 
-In this order: the files and their headers, pickled ones converted first (`conversion`); drafts of other kinds by their
-names (`foreign`); the kind and the config from tensors and settings (`kinds`); the tensors against the config
-(`shapes`); the vocabulary (`vocabulary`); at last every number (`tensors`). Nothing is written but converted files.
+The order is: the files and their headers, pickled files converted first (`conversion`); drafts of other kinds refused
+by their names (`foreign`); the kind and the config from tensors and settings (`kinds`); the tensors against the config
+(`shapes`); the vocabulary (`vocabulary`); at last every number (`tensors`). Only converted files are written.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _MAPS = (names.D2T, names.T2D)
 
 @dataclass(frozen=True)
 class ReadDraft:
-    """A draft that was read, and lies where it lay.
+    """A draft that was read; its data is still in the files it came in.
 
     Attributes:
-        config: Its shape.
-        tensors: What it computes with, by canonical name.
-        extras: What else is in its files, by the name there.
+        config: Config of the draft.
+        tensors: Tensors that the draft computes with, by canonical name.
+        extras: Other tensors in the files, by their name in the file.
         vocab_W: Token ids (W) of its head's rows, int32; None: all of the target's.
-        record: How its files were.
+        record: Description of the files.
     """
 
     config: DraftConfig
@@ -62,12 +62,12 @@ class ReadDraft:
 
     @property
     def dialect(self) -> Dialect:
-        """Who writes files like these."""
+        """The dialect of the files."""
         return self.record.dialect
 
     @property
     def assumed(self) -> tuple[Assumption, ...]:
-        """Every value that the files do not say plainly."""
+        """Every value that the files do not say plainly, with the reason for it."""
         return self.record.assumed
 
 
@@ -79,19 +79,19 @@ def read_source(
     scratch: Path | None = None,
     limits: ImportLimits | None = None,
 ) -> ReadDraft:
-    """Read a draft.
+    """Read a draft from a directory.
 
     Args:
-        directory: With `config.json` and the weights.
+        directory: Directory with `config.json` and the weights.
         target: The base target that it drafts for.
-        overrides: Fields of the draft's config by name, as text; they win over what the files say.
-        scratch: An empty directory for the safetensors that pickled files are converted to, to be kept while the draft
-            is used; None: pickled files are refused.
-        limits: Of converting; None: the defaults.
+        overrides: Fields of the draft's config by name, as text; they replace the values of the files.
+        scratch: Empty directory for the safetensors converted from pickled files, to be kept while the draft is used;
+            None: pickled files are refused.
+        limits: Limits on converting; None: the defaults.
 
     Raises:
-        DraftIncompatibleError: It is no draft that can be computed here, is damaged, contradicts itself, or is for
-            another target.
+        DraftIncompatibleError: The files hold no draft that can be computed here, are damaged, contradict themselves,
+            or are for another target.
         UnsafeDraftError: A header does not describe its file, or a pickled file holds more than tensors.
         InputError: An override names no field, or its value does not fit the field.
     """
@@ -164,7 +164,9 @@ def _tensors(files: tuple[TensorFile, ...]) -> dict[str, TensorAt]:
 
 
 def _by_canonical_name(found: Mapping[str, TensorAt]) -> tuple[dict[str, TensorAt], dict[str, TensorAt]]:
-    """What some draft computes with and the maps of the vocabulary, by their names here; the rest by its name there."""
+    """Split tensors into known ones (with the maps of the vocabulary), by canonical name, and the rest, by name in the
+    file.
+    """
     known: dict[str, TensorAt] = {}
     unknown: dict[str, TensorAt] = {}
     for name, at in found.items():
@@ -183,7 +185,9 @@ def _by_canonical_name(found: Mapping[str, TensorAt]) -> tuple[dict[str, TensorA
 def _require_meant(
     draft: DraftConfig, left: Mapping[str, TensorAt], known: Mapping[str, TensorAt], fields: Fields
 ) -> None:
-    """A tensor that some draft computes with and this one does not is left out because the caller says so, or wrong."""
+    """Refuse a known tensor that this draft does not compute with, unless the caller has set the field that leaves it
+    out.
+    """
     canonical = {at.name: name for name, at in known.items()}
     for name in left:
         field = _FIELD_OF.get(canonical[name], "fc_norm" if names.is_each_norm(canonical[name]) else "")
@@ -209,7 +213,7 @@ _FIELD_OF = {
     **{names.attention(each, "bias"): "qkv_bias" for each in "qkv"},
     **{names.head_norm(each): "qk_norm" for each in "qk"},
 }
-"""The field that says whether a draft has a tensor, of those that may be left out."""
+"""The config field that says whether a draft has a tensor, for tensors that may be left out."""
 
 
 def _require_harmless(draft: DraftConfig, unknown: Mapping[str, TensorAt]) -> None:

@@ -1,4 +1,4 @@
-"""What is kept of the files that a draft came in: enough to write them back as they were."""
+"""The record of the files that a draft came in: enough to write them back unchanged."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from eda_service.config.base import Config
 
 
 class Dialect(StrEnum):
-    """Who writes files like these. It never decides what is computed but in one case, `flags.feeds_back_normed`."""
+    """A dialect, named by the tool that writes it. It decides a computation only in `flags.feeds_back_normed`."""
 
     EAGLE1 = "eagle1"
-    """The authors of EAGLE, vLLM and SGLang, for EAGLE-1."""
+    """EAGLE-1 files of the authors of EAGLE, vLLM and SGLang."""
     EAGLE3 = "eagle3"
-    """The authors of EAGLE, for EAGLE-3: `midlayer.`, with an embedding."""
+    """EAGLE-3 files of the authors of EAGLE: `midlayer.`, with an embedding."""
     SPECFORGE = "specforge"
-    """SpecForge and TorchSpec: `midlayer.`, no embedding."""
+    """Files of SpecForge and TorchSpec: `midlayer.`, no embedding."""
     ANGELSLIM = "angelslim"
-    """`midlayer.` and `target_model_type`."""
+    """Files of AngelSlim: `midlayer.` and `target_model_type`."""
     SPECULATORS = "speculators"
-    """`layers.0.`, the layer's settings in `transformer_layer_config`."""
+    """Files of speculators: `layers.0.`, the layer's settings in `transformer_layer_config`."""
     MODELOPT = "modelopt"
-    """`layers.0.`, settings in `eagle_config`, no `t2d`."""
+    """Files of ModelOpt: `layers.0.`, settings in `eagle_config`, no `t2d`."""
     NEMO = "nemo"
-    """`model.` in front of the names."""
+    """Files of NeMo: `model.` in front of the names."""
     DEEPSPEC = "deepspec"
-    """`layers.0.`, `target_layer_ids`, the whole vocabulary."""
+    """Files of DeepSpec: `layers.0.`, `target_layer_ids`, the whole vocabulary."""
 
 
 class BaseTarget(Config):
-    """What must be known of the base target, in whose terms a draft's files are written."""
+    """Sizes and settings of the base target that are needed to read a draft's files."""
 
     num_layers: int = Field(ge=1, description="N, its decoder layers")
     vocab_size: int = Field(ge=2, description="V, rows of its embedding")
@@ -42,7 +42,7 @@ class BaseTarget(Config):
 
 
 class Assumption(Config):
-    """A value that the files do not say, or say in more than one way."""
+    """A value that the files leave out or state in more than one way."""
 
     field: str = Field(description="of the draft's config, or the file's key where the config has none")
     value: Any = Field(description="what was taken")
@@ -61,7 +61,7 @@ class SourceFile(Config):
     """One file of tensors.
 
     Attributes:
-        header: Its JSON to the byte, so that the file can be written again.
+        header: JSON of the file's header to the byte, so that the file can be written again.
     """
 
     name: str
@@ -75,7 +75,7 @@ class SourceTensor(Config):
     """One tensor as it was published.
 
     Attributes:
-        canonical: Its name in `draft.safetensors`; None where the draft does not compute with it, so that it is in
+        canonical: Name in `draft.safetensors`; None if the draft does not compute with the tensor, which is then in
             `dialect.safetensors` under its own name.
     """
 
@@ -90,12 +90,12 @@ class DialectRecord(Config):
     """`dialect.json` beside an imported draft.
 
     Attributes:
-        model_prefix: What stands before every name but the head's.
-        layer_prefix: What the layer is called.
-        config_text: `config.json` as it was.
-        unread_keys: Of `config.json`, dotted; none of them changes what the draft computes, as far as is known.
-        unread_files: Weights beside those that were read.
-        overrides: What the caller set, as it was written.
+        model_prefix: Prefix of every tensor name except those of the head.
+        layer_prefix: Prefix of the layer's tensors.
+        config_text: `config.json` as published.
+        unread_keys: Dotted keys of `config.json` that were not read; as far as is known, none changes the computation.
+        unread_files: Files of weights that were not read.
+        overrides: Fields that the caller set, as text.
     """
 
     schema_version: Literal[1] = 1

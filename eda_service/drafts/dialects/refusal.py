@@ -1,4 +1,4 @@
-"""The one error that reading a draft's files raises of its own."""
+"""The error that reading a draft's files raises."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ PARAM = "source"
 
 
 def refusal(message: str) -> DraftIncompatibleError:
-    """An error about the draft's files.
+    """Make an error about the draft's files.
 
     Args:
-        message: What was found where, what was expected, what to do next.
+        message: The finding and its place, the expected value and the next step.
     """
     return DraftIncompatibleError(message, param=PARAM)

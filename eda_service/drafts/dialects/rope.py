@@ -1,8 +1,7 @@
-"""A draft's rotation as its `config.json` writes it, old or new. Imports no torch.
+"""A draft's rotation as its `config.json` writes it, in the old or the new form. Imports no torch.
 
-The keys are read as transformers 5 does, by whose config classes the engines read them: `rope_scaling` before
-`rope_parameters`, the base inside either before `rope_theta` beside them, 10000 where nothing says it. The target's are
-never inherited.
+The keys are read as transformers 5 does, whose config classes the engines use: `rope_scaling` before `rope_parameters`,
+the base inside either before `rope_theta` beside them, 10000 if it is absent. The target's values are never inherited.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _SET = "--set rope_scaling='{...}' or null, if you know it"
 
 
 def read_theta(settings: Settings, fields: Fields, target: BaseTarget) -> float:
-    """The base of the rotation."""
+    """Read the base of the rotation."""
     beside = settings.number("rope_theta")
     key, scaling = _scaling(settings)
     inside = scaling.get("rope_theta")
@@ -54,7 +53,7 @@ def read_theta(settings: Settings, fields: Fields, target: BaseTarget) -> float:
 
 
 def read_scaling(settings: Settings, fields: Fields, head_dim: int) -> RopeScaling | None:
-    """How the rotation is stretched; None where it is not.
+    """Read how the rotation is scaled; None if it is not.
 
     Raises:
         DraftIncompatibleError: The type is unknown or lacks a number.
@@ -123,7 +122,9 @@ def _type(key: str, scaling: dict[str, Any]) -> Any:
 
 
 def _text_part(key: str, kind: Any, scaling: dict[str, Any], head_dim: int, fields: Fields) -> str:
-    """mrope turns text as the plain rotation does, because a text token has the same number in each section."""
+    """Treat the type mrope as plain rotation, which it is for text: a text token has the same number in
+    each section.
+    """
     sections = scaling.get(_SECTION)
     if not isinstance(sections, list) or not all(type(each) is int for each in sections):
         raise refusal(f"config.json: {key}.{_SECTION} is {shown(sections)}, a list of widths is needed; correct it")
@@ -139,7 +140,7 @@ def _text_part(key: str, kind: Any, scaling: dict[str, Any], head_dim: int, fiel
 
 
 def _positions(settings: Settings, fields: Fields, key: str, scaling: dict[str, Any]) -> dict[str, Any]:
-    """The positions before stretching, and for yarn the factor that follows from them where it is not given."""
+    """Read the number of positions before scaling, and for yarn the factor that follows from it if it is not given."""
     inside = scaling.get("original_max_position_embeddings")
     beside = settings.whole("original_max_position_embeddings")
     all_positions = settings.whole("max_position_embeddings")

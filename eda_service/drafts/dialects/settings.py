@@ -1,7 +1,7 @@
-"""`config.json` of a draft, key by key: what was read is known, so that what was not is told. Imports no torch.
+"""`config.json` of a draft, key by key; the keys that nobody has read can be listed. Imports no torch.
 
-speculators put the layer's settings into `transformer_layer_config`; ModelOpt, SpecForge and others put some into
-`eagle_config`. A key that is null is one that is not there.
+speculators puts the layer's settings into `transformer_layer_config`; ModelOpt, SpecForge and others put some into
+`eagle_config`. A key whose value is null counts as absent.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ T = TypeVar("T")
 
 
 def shown(value: object) -> str:
-    """A value from a file, short enough for a message."""
+    """Show a value from a file, short enough for a message."""
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 class Settings:
-    """What a `config.json` says.
+    """The settings of a `config.json`.
 
     Args:
-        config: It, parsed.
+        config: The parsed `config.json`.
 
     Raises:
         DraftIncompatibleError: A group of settings is no object.
@@ -47,15 +47,15 @@ class Settings:
 
     @property
     def is_speculators(self) -> bool:
-        """Whether the layer's settings are in a group of their own."""
+        """Whether the layer's settings are in a group of their own, as speculators writes them."""
         return bool(self._groups[LAYER])
 
     def value(self, name: str, *groups: str) -> tuple[str, Any]:
-        """The dotted key that says it and what it says; an empty key where none does.
+        """Return the dotted key that holds a setting and its value; the key is empty if the setting is absent.
 
         Args:
-            name: A key.
-            groups: Where to look, the first that has it wins; none: the layer's group and the top.
+            name: Name of the setting.
+            groups: Groups to search, in order; none given: the layer's group and the top level.
         """
         for group in groups or (LAYER, ""):
             found = self._groups[group].get(name)
@@ -66,7 +66,7 @@ class Settings:
         return "", None
 
     def whole(self, name: str, *groups: str, least: int = 1) -> int | None:
-        """A whole number; None where there is none."""
+        """Return a whole number; None if absent."""
         key, value = self.value(name, *groups)
         if value is None:
             return None
@@ -75,7 +75,7 @@ class Settings:
         return value
 
     def number(self, name: str, *groups: str) -> float | None:
-        """A finite number above zero; None where there is none."""
+        """Return a finite number above zero; None if absent."""
         key, value = self.value(name, *groups)
         if value is None:
             return None
@@ -84,7 +84,7 @@ class Settings:
         return float(value)
 
     def flag(self, name: str, *groups: str) -> bool | None:
-        """True or false; None where it is not said."""
+        """Return true or false; None if absent."""
         key, value = self.value(name, *groups)
         if value is None:
             return None
@@ -93,7 +93,7 @@ class Settings:
         return value
 
     def word(self, name: str, *groups: str) -> str | None:
-        """A string; None where there is none."""
+        """Return a string; None if absent."""
         key, value = self.value(name, *groups)
         if value is None:
             return None
@@ -102,7 +102,7 @@ class Settings:
         return value
 
     def object(self, name: str, *groups: str) -> tuple[str, dict[str, Any]]:
-        """An object and its key; an empty one where there is none."""
+        """Return an object and its key; an empty object if absent."""
         key, value = self.value(name, *groups)
         if value is None:
             return "", {}
@@ -111,7 +111,7 @@ class Settings:
         return key, value
 
     def ids(self, name: str, *groups: str) -> tuple[str, tuple[int, ...]]:
-        """A list of layer numbers and its key; none where there is no list, or an empty one."""
+        """Return a list of layer numbers and its key; an empty list if absent."""
         key, value = self.value(name, *groups)
         if value is None or value == []:
             return "", ()
@@ -120,7 +120,7 @@ class Settings:
         return key, tuple(value)
 
     def unread(self) -> tuple[str, ...]:
-        """Every dotted key that nothing was read from, and that says something."""
+        """Return every dotted key that has a value and was not read."""
         found = []
         for group, values in self._groups.items():
             for name, value in values.items():
@@ -131,10 +131,10 @@ class Settings:
 
 
 class Fields:
-    """The fields of a draft's config as they are found, with what had to be assumed.
+    """The fields of a draft's config as they are read, with the assumptions made.
 
     Args:
-        overrides: Fields that the caller set, with their values; what the file says of them is not looked at.
+        overrides: Fields that the caller set, with their values; the file's values for them are ignored.
     """
 
     def __init__(self, overrides: Mapping[str, Any]) -> None:
@@ -144,16 +144,16 @@ class Fields:
 
     @property
     def overridden(self) -> frozenset[str]:
-        """Names of what the caller set."""
+        """Names of the fields that the caller set."""
         return frozenset(self._overrides)
 
     def take(self, name: str, read: Callable[[], T]) -> T:
-        """A field's value: what the caller set, else what is read."""
+        """Set a field to the caller's value, or else to what `read` returns, and return the value."""
         if name not in self._overrides:
             self.found[name] = read()
         value: T = self.found[name]
         return value
 
     def assume(self, field: str, value: Any, why: str) -> None:
-        """Note a value that the files do not say plainly."""
+        """Record a value that the files do not say plainly."""
         self.assumed.append(Assumption(field=field, value=value, why=why))

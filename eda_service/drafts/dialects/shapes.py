@@ -1,4 +1,6 @@
-"""The tensors that a draft of a shape computes with, and whether the files have exactly those. Imports no torch."""
+"""The tensors that a draft of a given config computes with, and the check that the files have them.
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ Shape = tuple[int, ...]
 
 
 def expected_shapes(config: DraftConfig) -> dict[str, Shape]:
-    """Every tensor of a base draft by its canonical name, the same as its module's parameters."""
+    """Return the shape of every tensor of a base draft by canonical name, as its module's parameters have it."""
     eagle3 = config if isinstance(config, Eagle3Config) else None
     found = _layer(config, 2 * config.hidden_size if eagle3 else config.hidden_size)
     if eagle3:
@@ -63,15 +65,15 @@ def _around(config: Eagle3Config) -> dict[str, Shape]:
 
 
 def require_shapes(config: DraftConfig, shapes: Mapping[str, Shape], published: Mapping[str, str]) -> None:
-    """Check that every tensor that the draft computes with is there in its shape.
+    """Check that every tensor that the draft computes with exists in its shape.
 
     Args:
-        config: Of the draft.
-        shapes: By canonical name, of what is in the files.
-        published: What those are called in the files.
+        config: Config of the draft.
+        shapes: Shapes of the tensors in the files, by canonical name.
+        published: Names of the same tensors in the files.
 
     Raises:
-        DraftIncompatibleError: One is missing, or has another shape.
+        DraftIncompatibleError: A tensor is missing or has another shape.
     """
     expected = expected_shapes(config)
     missing = [name for name in expected if name not in shapes]
@@ -92,7 +94,7 @@ def require_shapes(config: DraftConfig, shapes: Mapping[str, Shape], published: 
 
 
 def _because(config: DraftConfig, name: str) -> str:
-    """The numbers that a shape follows from."""
+    """Return the sizes of the config that determine a tensor's shape."""
     part = name.removeprefix(names.LAYER)
     if part.startswith("self_attn."):
         return (

@@ -1,7 +1,7 @@
-"""The fields that drafts of every kind have, from a file's settings and its tensors. Imports no torch.
+"""Reading of the config fields that drafts of every kind have, from a file's settings and tensors. Imports no torch.
 
-Where the settings say nothing, the tensors decide, and it is noted; where they say something else than the tensors do,
-either the tensors decide and it is noted (biases, which are there or not), or it is refused.
+If the settings lack a value, the tensors decide, and an assumption is recorded. If the settings contradict the tensors,
+either the tensors decide and an assumption is recorded (biases), or the draft is refused.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from eda_service.drafts.dialects.rope import read_scaling, read_theta
 from eda_service.drafts.dialects.settings import Fields, Settings
 from eda_service.drafts.dialects.shapes import Shape
 
-_DEFAULT_EPSILON = 1e-6  # transformers' for a Llama config that names none
+_DEFAULT_EPSILON = 1e-6  # transformers' value for a Llama config without one
 _SUFFIX = "; fetch the draft again, or --set {field}={value}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a config is read from.
+    """The settings and tensors that a config is read from.
 
     Attributes:
-        shapes: Of the tensors by canonical name.
+        shapes: Shapes of the tensors by canonical name.
     """
 
     settings: Settings
@@ -33,17 +33,17 @@ class Source:
     fields: Fields
 
     def has(self, *tensors: str) -> bool:
-        """Whether one of these is in the files."""
+        """Whether one of these tensors is in the files."""
         return any(name in self.shapes for name in tensors)
 
     def size(self, field: str, key: str, tensor: str, dimension: int) -> int:
-        """A size that the settings name, else the tensor's.
+        """Return a size from the settings, else from a tensor's dimension.
 
         Args:
-            field: Of the draft's config.
-            key: Of the settings.
-            tensor: Whose dimension it is.
-            dimension: Which one.
+            field: Field of the draft's config.
+            key: Key of the settings.
+            tensor: Canonical name of the tensor that shows the size.
+            dimension: Index of the dimension in that tensor.
         """
         return self.fields.take(field, lambda: self._size(field, key, tensor, dimension))
 
@@ -60,14 +60,14 @@ class Source:
         return shape[dimension]
 
     def part(self, field: str, *, is_there: bool, said: bool | None, what: str, if_silent: str | None = None) -> bool:
-        """Whether a draft has a part that has tensors of its own, and which the settings announce.
+        """Whether a draft has a part that has tensors of its own and a setting that announces it.
 
         Args:
-            field: Of the draft's config.
-            is_there: The files have the tensors.
-            said: What the settings say; None: nothing.
-            what: The tensors, and the key that would say it, for a message.
-            if_silent: What to note where the tensors are there and nothing is said; None: nothing.
+            field: Field of the draft's config.
+            is_there: Whether the files have the tensors.
+            said: Value of the setting; None: absent.
+            what: Name of the tensors and of the setting, for a message.
+            if_silent: Assumption to record if the tensors exist and the setting is absent; None: record nothing.
 
         Raises:
             DraftIncompatibleError: The settings and the files contradict each other.
@@ -90,10 +90,10 @@ class Source:
 
 
 def read_shared(source: Source) -> None:
-    """Read every field that `DraftConfig` has, but the width of the target's states.
+    """Read every field of `DraftConfig` except the width of the target's states.
 
     Raises:
-        DraftIncompatibleError: One contradicts the tensors or the target.
+        DraftIncompatibleError: A field contradicts the tensors or the target.
     """
     settings, fields, shapes = source.settings, source.fields, source.shapes
     d = source.size("hidden_size", "hidden_size", names.FFN_NORM, 0)
@@ -179,7 +179,9 @@ def _epsilon(source: Source) -> float:
 
 
 def _read_biases(source: Source) -> None:
-    """The tensors decide: `bias` means fc's to some and attention's to others, and exporters write it wrongly."""
+    """Read the biases from the tensors: `bias` means fc's to some tools and attention's to others, and
+    is often wrong.
+    """
     settings = source.settings
     qkv = source.has(*(names.attention(each, "bias") for each in "qkv"))
     out, fc = source.has(names.attention("o", "bias")), source.has(names.FC_BIAS)
@@ -212,7 +214,9 @@ def _bias(
 
 
 def _read_positions(source: Source) -> None:
-    """Nothing is computed from them here; engines cut off or compute nonsense beyond the draft's, so ours are told."""
+    """Record it if the draft's config has fewer positions than the target, because engines cut off or
+    fail beyond them.
+    """
     said, target = source.settings.whole("max_position_embeddings"), source.target.max_position_embeddings
     if said is not None and target is not None and said < target:
         source.fields.assume(

@@ -1,11 +1,11 @@
-"""A draft that was read, stored as a base draft: bytes and dtypes as they came.
+"""Storing a draft that was read as a base draft, with unchanged bytes and dtypes.
 
-    config.json            its shape
-    draft.safetensors      what it computes with, by canonical name; and `draft_vocab`
-    dialect.safetensors    what else was in its files, by the name there; not there where nothing else was
-    dialect.json           how the files were (`DialectRecord`)
+    config.json            the draft's config
+    draft.safetensors      the tensors that it computes with, by canonical name; and `draft_vocab`
+    dialect.safetensors    other tensors of its files, by their name there; absent if there are none
+    dialect.json           the description of the files (`DialectRecord`)
 
-Data goes from file to file in blocks, so that no draft need fit into memory.
+Data is copied from file to file in blocks, so that no draft needs to fit into memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CONFIG, _DRAFT, _VOCAB = "config.json", "draft.safetensors", "draft_vocab"
 
 @dataclass(frozen=True)
 class _Entry:
-    """A tensor that is to be written."""
+    """A tensor to be written."""
 
     name: str
     dtype: str
@@ -43,12 +43,12 @@ def write_imported(read: ReadDraft, staging_dir: Path) -> None:
     """Write a base draft into an existing directory.
 
     Args:
-        read: Its files are read once more.
-        staging_dir: Empty.
+        read: Draft whose files are read once more.
+        staging_dir: Empty directory to write to.
 
     Raises:
         DraftIncompatibleError: The files changed since they were read.
-        OSError: The disk is full, say.
+        OSError: The files cannot be written, for example because the disk is full.
     """
     (staging_dir / _CONFIG).write_text(read.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     entries = [_entry(name, at) for name, at in read.tensors.items()]
@@ -66,7 +66,7 @@ def write_imported(read: ReadDraft, staging_dir: Path) -> None:
 
 
 def read_dialect(directory: Path) -> DialectRecord | None:
-    """How the files of a stored base draft were; None for one that was not imported.
+    """Read the record of the files of a stored base draft; None if the draft was not imported.
 
     Raises:
         ArtifactCorruptError: The record cannot be read.
@@ -81,7 +81,7 @@ def read_dialect(directory: Path) -> DialectRecord | None:
 
 
 def extra_tensors(directory: Path) -> Mapping[str, TensorAt]:
-    """What else was in the files of a stored base draft, by the name there."""
+    """Return the tensors of an imported draft's files that it does not compute with, by their name in the file."""
     path = directory / EXTRAS
     if not path.is_file():
         return {}
@@ -102,7 +102,7 @@ class _Blocks:
 
 
 def _write(path: Path, entries: list[_Entry]) -> None:
-    """A safetensors file, each tensor aligned to its elements: wide ones first."""
+    """Write a safetensors file, each tensor aligned to its element size: tensors with wide elements first."""
     ordered = sorted(entries, key=lambda each: (-_width(each), each.name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0

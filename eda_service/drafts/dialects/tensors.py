@@ -1,6 +1,6 @@
-"""Tensors where they lie in files: read whole or in blocks, and looked through for numbers that are none.
+"""Tensors inside files: read whole or in blocks, and checked for NaN and infinity.
 
-Nothing is mapped: a file that shrinks while it is read is a short read, and no signal.
+No file is memory-mapped: if a file shrinks while it is read, that is a short read and not a signal (SIGBUS).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
 }
-"""What is read into memory here, by the format's names."""
+"""The dtypes that can be read into memory here, by the format's names."""
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
 _EXPONENTS = {"BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00), "F32": (np.uint32, 0x7F800000)}
-"""By dtype the integers of its width and its exponent's bits, all of which only infinity and NaN have set."""
+"""For each dtype an integer type of its width and the bits of its exponent, all set only in infinity and NaN."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TensorAt:
     """One tensor of a file.
 
     Attributes:
-        name: In that file.
+        name: Name of the tensor in that file.
     """
 
     file: TensorFile
@@ -48,43 +48,43 @@ class TensorAt:
 
     @property
     def place(self) -> TensorPlace:
-        """What the header says of it."""
+        """The header's entry of the tensor."""
         return self.file.places[self.name]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its dimensions."""
+        """The tensor's dimensions."""
         return self.place.shape
 
     @property
     def dtype(self) -> str:
-        """As the format names it."""
+        """The tensor's dtype as the format names it."""
         return self.place.dtype
 
     @property
     def size_bytes(self) -> int:
-        """Of its data."""
+        """Size of the tensor's data in bytes."""
         return self.place.end - self.place.begin
 
     def blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
-        """Its data in order.
+        """Read the tensor's data in order, in blocks.
 
         Args:
-            block_bytes: The most in one block.
+            block_bytes: Largest size of a block in bytes.
 
         Raises:
-            DraftIncompatibleError: The file ends before it.
+            DraftIncompatibleError: The file ends before the data does.
         """
         with open_regular(self.file.path) as stream:
             stream.seek(self.file.data_begin + self.place.begin)
             yield from _blocks(stream, self, self.size_bytes, block_bytes)
 
     def load(self, first_row: int = 0, num_rows: int | None = None) -> Tensor:
-        """It, or some of its rows, in memory.
+        """Load the tensor, or some of its rows, into memory.
 
         Args:
-            first_row: Where to begin.
-            num_rows: How many at most; None: all that follow.
+            first_row: Index of the first row.
+            num_rows: Largest number of rows; None: all rows from the first on.
         """
         rows = self.shape[0] if self.shape else 1
         last = rows if num_rows is None else min(rows, first_row + num_rows)
@@ -99,19 +99,19 @@ class TensorAt:
 
 
 def sha256_of_sound(file: TensorFile, checked: Mapping[str, str]) -> str:
-    """The hash of a file, every number of whose tensors is one; the file is read once, block by block.
+    """Return the hash of a file and check that its tensors are finite; the file is read once, block by block.
 
     Args:
-        file: Every tensor of it is hashed.
-        checked: Tensors that must be finite, by their names in the file, with what to call them.
+        file: File of which every tensor is hashed.
+        checked: Tensors that must be finite, by their names in the file, with the name to use in messages.
 
     Raises:
-        DraftIncompatibleError: One has NaN or infinity, or the file is not the one that its header was read from.
+        DraftIncompatibleError: A tensor has NaN or infinity, or the file is not the one whose header was read.
     """
     digest = hashlib.sha256()
     with open_regular(file.path) as stream:
         digest.update(stream.read(file.data_begin))
-        for name, place in file.places.items():  # in the order of the data
+        for name, place in file.places.items():  # in the order of the data in the file
             at, seen = TensorAt(file, name), 0
             for block in _blocks(stream, at, place.end - place.begin, BLOCK_BYTES):
                 digest.update(block)
@@ -152,10 +152,10 @@ def _short(at: TensorAt) -> Exception:
 
 
 def require_dtypes(tensors: Mapping[str, TensorAt], allowed: Sequence[str]) -> None:
-    """Check how tensors are stored.
+    """Check the dtypes of tensors.
 
     Raises:
-        DraftIncompatibleError: One is stored in another way.
+        DraftIncompatibleError: A tensor has a dtype that is not allowed.
     """
     for at in tensors.values():
         if at.dtype not in allowed:

@@ -1,6 +1,6 @@
-"""Which tokens the rows of a draft's head are: `d2t` and `t2d`, either of which may be missing.
+"""The token ids of the rows of a draft's head: from `d2t` and `t2d`, either of which may be missing.
 
-`d2t` holds differences, token id less row; `t2d` marks the target's tokens that the draft scores.
+`d2t` holds differences, token id minus row; `t2d` marks the target's tokens that the draft scores.
 
 Shapes: W draft vocabulary, V the target's.
 """
@@ -22,11 +22,11 @@ _T2D_DTYPES = ("BOOL", "U8", "I64", "I32")
 def draft_vocabulary(
     d2t: TensorAt | None, t2d: TensorAt | None, *, draft_vocab_size: int, vocab_size: int, fields: Fields
 ) -> Tensor | None:
-    """Token ids (W) of the head's rows, int32; None where they are all of the target's in order.
+    """Return the token ids (W) of the head's rows, int32; None if they are all of the target's tokens in order.
 
     Raises:
-        DraftIncompatibleError: They cannot be known, do not lie in the target's vocabulary, name a token twice, or the
-            two maps disagree.
+        DraftIncompatibleError: The ids are unknown, lie outside the target's vocabulary, name a token twice, or the two
+            maps disagree.
     """
     marked_V = None if t2d is None else _marks(t2d, vocab_size)
     if d2t is None:

@@ -1,8 +1,8 @@
-"""A draft's `config.json` and the names of its tensors in one of the dialects: `read`, the other way round.
+"""Writing a draft's `config.json` and the names of its tensors in a dialect; the inverse of `read`.
 
-A draft that was imported is written back from its record: every key that was there stays, but for those that say what
-is computed, which say all of it. Layers are written under both keys, each in the counting of those who read it;
-rotations as numbers, old and new. Imports no torch.
+A draft that was imported is written back from its record: every original key stays, except those that describe the
+computation, which are written anew and completely. Layers are written under both keys, each counted as its readers
+count; rotations as numbers, in the old and the new form. Imports no torch.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class DialectForm:
-    """How a draft's files are to be written.
+    """The config and tensor names with which a draft's files are written.
 
     Attributes:
         config: The whole `config.json`.
-        name: From a tensor's name here to the one in the file.
+        name: Function from a tensor's canonical name to its name in the file.
     """
 
     config: dict[str, Any]
@@ -54,19 +54,19 @@ def dialect_form(
     record: DialectRecord | None = None,
     for_engine: bool = True,
 ) -> DialectForm:
-    """An EAGLE-3 draft in a dialect.
+    """Describe an EAGLE-3 draft in a dialect.
 
     Args:
-        config: Of the draft.
-        dialect: To write.
-        target: That the draft is for.
-        dtype: Of its weights, as torch names it.
-        target_model: What the target is called.
-        record: How it came; used where it came in this dialect.
-        for_engine: SpecForge's `norm_output` is written in the sense of engines, not of SpecForge.
+        config: Config of the draft.
+        dialect: Dialect to write.
+        target: Base target that the draft is for.
+        dtype: Dtype of the weights, as torch names it.
+        target_model: Name of the target.
+        record: Record of the imported files; used if they came in this dialect.
+        for_engine: Whether SpecForge's `norm_output` is written with the meaning it has for engines, not for SpecForge.
 
     Raises:
-        TargetIncompatibleError: The dialect cannot say what the draft computes.
+        TargetIncompatibleError: The dialect cannot express what the draft computes.
     """
     _require_sayable(config, dialect)
     came = record if record is not None and record.dialect is dialect else None
@@ -106,7 +106,7 @@ def _require_sayable(config: Eagle3Config, dialect: Dialect) -> None:
 
 
 def _layer_settings(config: Eagle3Config, positions: int) -> dict[str, Any]:
-    """Keys of transformers' Llama and Qwen3 configs."""
+    """Make the keys of transformers' Llama and Qwen3 configs."""
     scaling = None if config.rope_scaling is None else config.rope_scaling.model_dump(exclude_none=True)
     parameters = {"rope_type": "default"} if scaling is None else scaling
     return {
@@ -146,8 +146,8 @@ def _flags(config: Eagle3Config, written: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_layers(config: Eagle3Config, dialect: Dialect, written: dict[str, Any], layer: dict[str, Any]) -> None:
-    """What the draft reads, for every reader; vLLM sees of a file of the speculators library the layer's settings, the
-    flags and the ids at the top.
+    """Write the layers that the draft reads, for every reader; of a file of the speculators library vLLM reads the
+    layer's settings, the flags and the ids at the top level.
     """
     eagle = dict(written.get(EAGLE) or {})
     for stale in ("layer_ids", IDS, "return_hidden_post_norm", "norm_before_fc"):
@@ -156,7 +156,7 @@ def _write_layers(config: Eagle3Config, dialect: Dialect, written: dict[str, Any
     if config.layers:
         written[IDS] = list(config.layers)
         layer["num_aux_hidden_states"] = len(config.layers)
-        if outputs[0] >= 0:  # the embedding is no layer's output
+        if outputs[0] >= 0:  # the embedding is not the output of a layer
             eagle[IDS] = outputs
     else:
         written.pop(IDS, None)
@@ -178,7 +178,7 @@ def _write_layers(config: Eagle3Config, dialect: Dialect, written: dict[str, Any
 
 
 def _fill_speculators(written: dict[str, Any], target_model: str) -> None:
-    """What the speculators library and vLLM want to find."""
+    """Fill in the keys that the speculators library and vLLM require."""
     written.setdefault("speculators_model_type", "eagle3")
     written.setdefault("speculators_version", "0.3.0")
     written.setdefault("embed_requires_grad", False)
@@ -202,7 +202,7 @@ def _namer(dialect: Dialect, came: DialectRecord | None, *, for_engine: bool) ->
 
     def name(canonical: str) -> str:
         if canonical in published and not (for_engine and names.is_each_norm(canonical)):
-            return published[canonical]  # but SGLang's own names of these norms, which vLLM does not know
+            return published[canonical]  # except SGLang's own names of these norms, which vLLM does not know
         if canonical in (names.HEAD, names.D2T, names.T2D):
             return canonical
         rest = canonical.removeprefix(names.LAYER)

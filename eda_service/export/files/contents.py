@@ -1,8 +1,8 @@
-"""The tensors and the config.json of an export, by who will load it.
+"""The tensors and the config.json of an export, for each destination.
 
-What is written here is EAGLE-1; EAGLE-3 is written by `eagle3`, and a kind that neither knows is not exported. Names
-are those of the EAGLE-1 checkpoints that vLLM and SGLang load (`fc`, `layers.0...`); a kept gate adds `mlp.shared`,
-`mlp.private` and `mlp.gate`. Embedding and lm_head are the target's, except that
+This module writes EAGLE-1; `eagle3` writes EAGLE-3, and any other kind is not exported. Names are those of the EAGLE-1
+checkpoints that vLLM and SGLang load (`fc`, `layers.0...`); a kept gate adds `mlp.shared`, `mlp.private` and
+`mlp.gate`. Embedding and lm_head are the target's, except that
 
 * vLLM's plugin with a draft vocabulary gets the head's rows and `d2t` (target id less draft id), as EAGLE-3 has them,
 * SGLang's `fc` has a bias (zeros where the draft has none), and its draft vocabulary is a token map file,
@@ -43,10 +43,10 @@ _ARCHITECTURES = {
 
 
 def require_dialect(config: DraftConfig) -> None:
-    """Refuse a kind of draft that no engine would read in this dialect.
+    """Refuse a kind of draft that no engine reads in this dialect.
 
     Raises:
-        TargetIncompatibleError: It is neither EAGLE-1 nor EAGLE-3.
+        TargetIncompatibleError: The draft is neither EAGLE-1 nor EAGLE-3.
     """
     if not isinstance(config, Eagle1Config | Eagle3Config):
         raise TargetIncompatibleError(
@@ -57,7 +57,7 @@ def require_dialect(config: DraftConfig) -> None:
 
 
 def keeps_vocabulary(config: DraftConfig, destination: Destination, form: ExportForm) -> bool:
-    """Whether a draft vocabulary survives: vLLM's own EAGLE-1 class scores the target's whole vocabulary."""
+    """Whether an export keeps the draft vocabulary: vLLM's own EAGLE-1 class scores the target's whole vocabulary."""
     return config.kind != "eagle1" or (destination, form) != (Destination.VLLM, ExportForm.DENSE)
 
 
@@ -68,17 +68,17 @@ def tensors_of(
     lm_head: LmHead,
     destination: Destination,
 ) -> dict[str, Tensor]:
-    """Everything in model.safetensors of an EAGLE-1 draft.
+    """Make all tensors of model.safetensors of an EAGLE-1 draft.
 
     Args:
-        config: Of the draft as it is exported.
-        tensors: Of it, by name.
-        vocab_W: Tokens the exported draft scores, ascending; None for all.
-        lm_head: The target's.
-        destination: Who loads it.
+        config: Config of the draft as it is exported.
+        tensors: Tensors of the draft, by name.
+        vocab_W: Tokens that the exported draft scores, ascending; None for all.
+        lm_head: Head of the target.
+        destination: Engine that loads the export.
 
     Raises:
-        TargetIncompatibleError: The head has a bias, for which the plugin has no place.
+        TargetIncompatibleError: The head has a bias, which the plugin does not support.
     """
     made, dtype = dict(tensors), widest(tensors)
     if destination is Destination.SGLANG and not config.fc_bias:
@@ -98,7 +98,7 @@ def tensors_of(
 
 
 def shapes_of(eda: EdaConfig) -> dict[str, tuple[int, ...]]:
-    """The names, as they are here, and shapes that an export must have, from its `eda_config` alone."""
+    """Compute the names and shapes that an export must have, from its `eda_config` alone."""
     with torch.device("meta"):
         draft = make_draft(eda.draft)
         if eda.private is not None:
@@ -117,7 +117,7 @@ def shapes_of(eda: EdaConfig) -> dict[str, tuple[int, ...]]:
 
 
 def require_tensors(eda: EdaConfig, names: Iterable[str]) -> None:
-    """Check what an engine is about to load.
+    """Check the names of the tensors that an engine is about to load.
 
     Raises:
         ArtifactCorruptError: A tensor is missing or unknown.
@@ -130,11 +130,11 @@ def require_tensors(eda: EdaConfig, names: Iterable[str]) -> None:
 
 
 def config_of(eda: EdaConfig, max_context: int, dtype: str) -> dict[str, Any]:
-    """The whole config.json of an EAGLE-1 draft; the architecture is Llama's whatever the target, as they all are."""
+    """Make the whole config.json of an EAGLE-1 draft; the architecture is always Llama's, whatever the target."""
     draft = eda.draft
     scaling = None if draft.rope_scaling is None else draft.rope_scaling.model_dump(exclude_none=True)
     rotation = {"rope_theta": draft.rope_theta, **(scaling or {"rope_type": "default"})}
-    # vLLM reads `qkv_bias` before `attention_bias`, which is the output's too; to SGLang `bias` is fc's.
+    # vLLM reads `qkv_bias` before `attention_bias`, which also covers the output; to SGLang `bias` is fc's.
     biases = {"attention_bias": draft.o_bias, **({"qkv_bias": True} if draft.qkv_bias else {})}
     if draft.o_bias and not draft.qkv_bias:
         biases["qkv_bias"] = False

@@ -31,7 +31,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 def require_free(directory: Path, param: str) -> None:
-    """Refuse to write where something is.
+    """Refuse to write where something exists.
 
     Raises:
         ConflictError: The path exists and is no empty directory.
@@ -44,11 +44,11 @@ def require_free(directory: Path, param: str) -> None:
 
 @contextmanager
 def published(directory: Path, param: str) -> Iterator[Path]:
-    """A staging directory beside `directory` that takes its place when the block ends, and is removed if it fails.
+    """Enter a staging directory that replaces `directory` when the block ends, and is removed if it fails.
 
     Raises:
-        ConflictError: There is something at `directory`.
-        InputError: Nothing can be written beside it.
+        ConflictError: The path `directory` exists and is not empty.
+        InputError: Nothing can be written beside `directory`.
     """
     require_free(directory, param)
     staging = temporary_name(directory.absolute())
@@ -66,8 +66,8 @@ def published(directory: Path, param: str) -> Iterator[Path]:
 
 
 def _open_to_readers(staging: Path) -> None:
-    """Give everything the modes that this user's umask gives new files: libraries write weights for their user alone,
-    and a server is often another one. The directory itself was made under that umask.
+    """Set the permissions that this user's umask gives to new files: libraries write weights readable by their user
+    only, but a server often runs as another user. The directory itself was made under that umask.
     """
     mode = staging.stat().st_mode & 0o777
     for path in staging.rglob("*"):
@@ -75,7 +75,7 @@ def _open_to_readers(staging: Path) -> None:
 
 
 def write_weights(directory: Path, tensors: dict[str, Tensor]) -> str:
-    """Write model.safetensors; returns its hash."""
+    """Write model.safetensors; return its hash."""
     path = directory / WEIGHTS
     save_file(tensors, path, metadata={"format": "pt"})
     return sha256_file(path)
@@ -93,10 +93,10 @@ def write_token_map(directory: Path, vocab_W: Tensor) -> None:
 
 
 def read_eda_config(directory: Path) -> EdaConfig:
-    """What an export says about itself.
+    """Read the `eda_config` of an export.
 
     Raises:
-        ArtifactCorruptError: It does not say it.
+        ArtifactCorruptError: The config cannot be read or lacks the block.
     """
     try:
         return EdaConfig.model_validate(json.loads((directory / CONFIG).read_text(encoding="utf-8"))["eda_config"])
@@ -105,10 +105,11 @@ def read_eda_config(directory: Path) -> EdaConfig:
 
 
 def read_export(directory: Path) -> tuple[EdaConfig, LoadedDraft]:
-    """An export as this project's engine can run it, in the widest dtype of its file; of several packs' the base draft.
+    """Load an export as this project's engine can run it, in the widest dtype of its file; for several packs, the base
+    draft.
 
     Raises:
-        ArtifactCorruptError: It does not parse, a hash differs, or names and shapes are not what its config says.
+        ArtifactCorruptError: The export does not parse, a hash differs, or names and shapes differ from its config.
     """
     eda = read_eda_config(directory)
     try:
@@ -150,7 +151,7 @@ def _vocabulary(directory: Path, tensors: dict[str, Tensor], eda: EdaConfig) -> 
 
 
 def _vocabulary_of_base(tensors: dict[str, Tensor], eda: EdaConfig) -> Tensor | None:
-    """What the base draft scores of a head that holds the rows of several packs, too."""
+    """Return the tokens that the base draft scores, from a head that also holds the rows of several packs."""
     is_own_U = tensors[VOCABULARIES][0]
     ids_U = torch.arange(len(is_own_U)) + tensors.get(D2T, 0)
     own_W = ids_U[is_own_U].int()
@@ -158,16 +159,16 @@ def _vocabulary_of_base(tensors: dict[str, Tensor], eda: EdaConfig) -> Tensor | 
 
 
 def check_written(directory: Path, eda: EdaConfig, tensors: dict[str, Tensor], vocab_W: Tensor | None) -> None:
-    """Read an export back and compare it with what was to be written.
+    """Read an export back and compare it with the values that were to be written.
 
     Args:
-        directory: Of the export.
-        eda: Of it.
-        tensors: By their names here.
-        vocab_W: Tokens that it scores; None: all.
+        directory: Directory of the export.
+        eda: The export's `eda_config`.
+        tensors: Tensors by their names here.
+        vocab_W: Tokens that the draft scores; None: all.
 
     Raises:
-        ArtifactCorruptError: Something differs.
+        ArtifactCorruptError: A value differs.
     """
     read, loaded = read_export(directory)
     draft = dict(loaded.draft.named_parameters())

@@ -1,4 +1,4 @@
-"""What an export says about itself: the `eda_config` block of its config.json, read again by the engines' plugins.
+"""The `eda_config` block in an export's config.json, which the engines' plugins read.
 
 Imports neither torch nor an engine.
 """
@@ -23,7 +23,7 @@ def _is_none(value: object) -> bool:
 
 
 class Destination(StrEnum):
-    """Who will load the export; `hf` is nobody's own layout, for a hub."""
+    """The engine that will load the export; `hf` is a layout for a hub and belongs to no engine."""
 
     VLLM = "vllm"
     SGLANG = "sglang"
@@ -31,14 +31,16 @@ class Destination(StrEnum):
 
 
 class ExportForm(StrEnum):
-    """Dense: the gate is folded into one SwiGLU, and unmodified engines load it. Plugin: the gate is kept."""
+    """The form of an export. Dense: the gate is folded into one SwiGLU for unmodified engines. Plugin: the gate is
+    kept.
+    """
 
     DENSE = "dense"
     PLUGIN = "plugin"
 
 
 class ExportedGate(StrEnum):
-    """What became of the gate: kept (Eq. 4), never there (a sum of both experts), folded, or only one expert."""
+    """The gate in an export: kept (Eq. 4), never present (a sum of both experts), folded, or only one expert."""
 
     SOFTMAX = "softmax"
     SUM = "sum"
@@ -47,7 +49,7 @@ class ExportedGate(StrEnum):
 
 
 class ExportCalibration(Frozen):
-    """What folding, or dropping the draft vocabulary, changed: chains at T=0 over the same answers of the target."""
+    """The change by folding or by dropping the draft vocabulary: chains at T=0 over the same answers of the target."""
 
     prompts: str = Field(description="where they come from")
     num_calibration_prompts: int = Field(description="gave the gate's mean")
@@ -59,12 +61,12 @@ class ExportCalibration(Frozen):
 
     @property
     def change_fraction(self) -> float:
-        """Exported over adapted, less one."""
+        """Acceptance length of the export divided by that of the adapted draft, minus one."""
         return self.exported_acceptance_length / self.acceptance_length - 1.0
 
 
 class ExportedPack(Frozen):
-    """A pack that lies over the export's draft, and the LoRA adapter whose requests it drafts for."""
+    """A pack over the export's draft, and the LoRA adapter whose requests it drafts for."""
 
     adapter: str = Field(description="the adapter's name in vLLM, as in `--lora-modules NAME=PATH`")
     source: str = Field(description="name@version")
@@ -75,7 +77,7 @@ class ExportedPack(Frozen):
 
 
 class PackPlaces(Frozen):
-    """Room for packs in a draft inside an engine: how many, and how large they may be."""
+    """The memory for packs in a draft inside an engine: number of places, and their largest sizes."""
 
     count: int = Field(ge=1, description="packs at the same time")
     width: int = Field(ge=1, description="m_p of the widest; narrower ones are filled with zeros")
@@ -85,17 +87,17 @@ class PackPlaces(Frozen):
 
 
 class EdaConfig(Frozen):
-    """The block.
+    """The `eda_config` block.
 
     Attributes:
         draft: Shape of the exported draft; dense: `expert_width` is m_s + m_p.
-        private: The private expert that the export holds; None for one expert alone.
-        scale: The constant of Eq. 5 that the experts' sum carries.
-        draft_vocab_size: Tokens the draft scores; None for all of the target's.
-        verifier: The target it was made for.
-        dialect: How a draft of kind `eagle3` is written.
-        packs: Over a base draft, for requests of their adapters; None: one draft for all requests.
-        places: Room for them.
+        private: Config of the private expert; None for one expert alone.
+        scale: Constant factor of the experts' sum in Eq. 5.
+        draft_vocab_size: Number of tokens that the draft scores; None for all of the target's.
+        verifier: Target that the draft was made for.
+        dialect: Dialect of a draft of kind `eagle3`.
+        packs: Packs over a base draft, for requests of their adapters; None: one draft for all requests.
+        places: Places for packs.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -119,12 +121,12 @@ class EdaConfig(Frozen):
 
     @property
     def vllm_method(self) -> Literal["eagle", "eagle3"]:
-        """What vLLM calls the way it drafts."""
+        """vLLM's name of the drafting method."""
         return "eagle3" if self.draft.kind == "eagle3" else "eagle"
 
     @property
     def widths(self) -> list[int]:
-        """Of the experts: m_s, and m_p where there are private ones."""
+        """Widths of the experts: m_s, and m_p if there are private ones."""
         private = self.places.width if self.places is not None else None
         private = self.private.private_width if self.private is not None else private
         return [self.draft.expert_width, *([] if private is None else [private])]
@@ -133,7 +135,7 @@ class EdaConfig(Frozen):
         """Refuse a tensor parallel size that does not divide heads and experts.
 
         Raises:
-            TargetIncompatibleError: With what does not divide, and the sizes that do.
+            TargetIncompatibleError: The size does not divide heads or experts; the message names the sizes that do.
         """
         if size in (fitting := [n for n in range(1, self.draft.num_heads + 1) if self._divides(n)]):
             return
@@ -153,7 +155,7 @@ class EdaConfig(Frozen):
         """Refuse a target of another shape than the draft's own.
 
         Raises:
-            TargetIncompatibleError: Hidden size or vocabulary differ.
+            TargetIncompatibleError: The hidden size or the vocabulary differs.
         """
         wanted, found = (self.verifier.hidden_size, self.verifier.vocab_size), (hidden_size, vocab_size)
         if wanted != found:

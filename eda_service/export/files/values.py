@@ -1,7 +1,7 @@
-"""The values that an export's file holds: of what is as in the base draft, the very bytes that are stored of it.
+"""The values in an export's file: unchanged tensors of the base draft keep exactly the stored bytes.
 
-An imported draft keeps the dtypes that it came with; what a pack changed or added is written in the dtype of the base
-draft's tensor there, what has none in that of the base draft's feed-forward module.
+An imported draft keeps its dtypes. A tensor that a pack changed is written in the dtype of the base draft's tensor; a
+tensor that the base draft does not have, in the dtype of its feed-forward module.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from eda_service.errors import ArtifactCorruptError
 
 
 def stored_tensors(base_dir: Path) -> dict[str, Tensor]:
-    """Of a registered base draft, by name, as they are stored.
+    """Load the tensors of a registered base draft, by name, as they are stored.
 
     Raises:
-        ArtifactCorruptError: They cannot be read.
+        ArtifactCorruptError: The tensors cannot be read.
     """
     path = base_dir / "draft.safetensors"
     try:
@@ -32,11 +32,11 @@ def stored_tensors(base_dir: Path) -> dict[str, Tensor]:
 
 
 def file_tensors(draft: Draft, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The draft's tensors as a file holds them.
+    """Return the draft's tensors as a file holds them.
 
     Args:
-        draft: A base draft, or with a pack, folded or not, in float32.
-        stored: Of its base draft.
+        draft: Draft in float32: a base draft, or one with a pack, folded or not.
+        stored: Stored tensors of its base draft.
     """
     return {
         name: _as_stored(parameter.detach().cpu(), name, draft, stored) for name, parameter in draft.named_parameters()
@@ -54,7 +54,7 @@ def _as_stored(value: Tensor, name: str, draft: Draft, stored: Mapping[str, Tens
 
 
 def widest(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """The dtype that holds every number of them."""
+    """Return the dtype that can represent every number of the tensors."""
     found: torch.dtype | None = None
     for tensor in tensors.values():
         if tensor.is_floating_point():

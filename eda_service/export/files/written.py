@@ -1,4 +1,4 @@
-"""What an export's files hold, but for its `eda_config`: the tensors, their names and the engine's own config."""
+"""The contents of an export's files except its `eda_config`: the tensors, their names and the engine's own config."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from eda_service.targets.ends import TargetEnds
 
 @dataclass(frozen=True)
 class Contents:
-    """What an export's files hold.
+    """The contents of an export's files.
 
     Attributes:
-        draft: Shape of what is exported.
-        tensors: By their names here.
-        names: Of those whose name in the file is another.
-        config: From `eda_config` to `config.json`.
+        draft: Config of the exported draft.
+        tensors: Tensors by their names here.
+        names: Names in the file of those tensors that have another one there.
+        config: Function from `eda_config` to the content of `config.json`.
     """
 
     draft: DraftConfig
@@ -46,18 +46,18 @@ def contents_of(
     form: ExportForm,
     dialect: Dialect | None,
 ) -> Contents:
-    """Everything for a destination.
+    """Collect the contents for a destination.
 
     Args:
-        source: Where the draft comes from.
-        target: Whose head's rows travel with a draft vocabulary.
+        source: Draft and its origin.
+        target: Target whose rows of the head are included with a draft vocabulary.
         exported: The draft as it is exported.
-        destination: Who will load it.
+        destination: Engine that will load it.
         form: Dense or plugin.
-        dialect: How an EAGLE-3 draft is written.
+        dialect: Dialect of an EAGLE-3 draft.
 
     Raises:
-        TargetIncompatibleError: The destination has no place for a part of it.
+        TargetIncompatibleError: The destination does not support a part of the draft.
     """
     config, vocab_W = exported.draft.config, exported.vocab_W
     tensors = file_tensors(exported.draft, stored_tensors(source.base_dir))

@@ -1,7 +1,7 @@
-"""The packs of one draft inside an engine: which adapter's requests draft with which, and how they come and go.
+"""The packs of one draft inside an engine: the pack of each adapter, and adding and removing packs.
 
-A pack that comes is the plugin export of that one pack (`eda export PACK --to vllm --form plugin`): it must share with
-this draft all that its packs share. It is copied into memory that is there already.
+A pack that is added is the plugin export of that one pack (`eda export PACK --to vllm --form plugin`): it must share
+with this draft everything that its packs share. It is copied into memory that is already allocated.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class PlacedPack(Frozen):
 
 
 class DraftPacks:
-    """See the module.
+    """Holds the places for packs in a draft's modules; see the module's docstring.
 
     Args:
-        eda: Of the export with several packs.
-        rows: Place of each row.
-        ffn: In the place of the draft's MLP.
-        fuse: In the place of its fc; None: all packs share that.
-        vocabulary: None: all packs share that.
+        eda: The `eda_config` of the export with several packs.
+        rows: Buffers with the place of each row.
+        ffn: Module in the place of the draft's MLP.
+        fuse: Module in the place of its fc; None: all packs share the fc.
+        vocabulary: Draft vocabularies of the packs; None: all packs share one.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class DraftPacks:
         self._of_adapter: dict[str, tuple[int, ExportedPack]] = {}
 
     def load(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Fill the places from an export's tensors; returns those that are the engine's own to load."""
+        """Fill the places from an export's tensors; return the tensors that the engine itself loads."""
         rest = {beside_packs(name): tensor for name, tensor in tensors.items() if not is_of_packs(name)}
         if self.fuse is not None:
             self.fuse.put(0, rest.pop(names.FC))
@@ -81,25 +81,25 @@ class DraftPacks:
         return rest
 
     def set_requests(self, adapters: Sequence[str | None]) -> None:
-        """Say which adapter each request of the batch has, in its order."""
+        """Set the adapter of each request of the batch, in the batch's order."""
         none = (0, None)
         self.rows.set_requests([self._of_adapter.get(name, none)[0] if name else 0 for name in adapters])
 
     def placed(self) -> list[PlacedPack]:
-        """The packs, by place."""
+        """List the packs, by place."""
         made = [PlacedPack(adapter=name, source=pack.source, place=i) for name, (i, pack) in self._of_adapter.items()]
         return sorted(made, key=lambda each: each.place)
 
     def put(self, adapter: str, directory: Path) -> PlacedPack:
-        """Have an adapter's requests drafted for by another pack, or by one at all.
+        """Give an adapter a pack, or replace its pack.
 
         Args:
-            adapter: Its name in vLLM.
-            directory: The plugin export of that pack.
+            adapter: Name of the adapter in vLLM.
+            directory: Directory of the pack's plugin export.
 
         Raises:
-            ArtifactCorruptError: The export does not read well.
-            InputError: It has no place here. Nothing has changed then.
+            ArtifactCorruptError: The export cannot be read.
+            InputError: The pack does not fit; then nothing has changed.
         """
         eda, tensors = _read(directory)
         self._check(eda, tensors, directory)
@@ -122,10 +122,10 @@ class DraftPacks:
         return PlacedPack(adapter=adapter, source=pack.source, place=place)
 
     def remove(self, adapter: str) -> None:
-        """Have an adapter's requests drafted for by the base draft again.
+        """Remove an adapter's pack, so that its requests use the base draft again.
 
         Raises:
-            NotFoundError: It has no pack.
+            NotFoundError: The adapter has no pack.
         """
         if adapter not in self._of_adapter:
             raise NotFoundError(
@@ -180,7 +180,7 @@ class DraftPacks:
 
 
 def shared_of(tensors: Mapping[str, Tensor], places: PackPlaces) -> str:
-    """`shared_sha256` under what the places have room for."""
+    """Compute `shared_sha256` for the parts of which the places hold one per pack."""
     return shared_sha256(tensors, has_fuse=places.has_fuse, has_vocabulary=places.has_vocabulary)
 
 

@@ -1,9 +1,9 @@
-"""Modules of a draft that holds several packs: each row is computed with the parts of its own pack.
+"""Modules of a draft that holds several packs: each row uses the parts of its own pack.
 
-The private experts of all places lie side by side as one SwiGLU of P times the width. Behind the activation a row keeps
-the units of its own place and zeros elsewhere, which is exactly that place's expert: two matrix products whatever the
-rows are, without a branch, so that a recorded graph is right for every batch. On a CPU, where looking is free, only the
-places that occur are computed.
+The private experts of all places stand side by side as one SwiGLU of P times the width. After the activation a row
+keeps the units of its own place and has zeros elsewhere, which is exactly that place's expert: two matrix products for
+any rows, without a branch, so that a recorded graph is right for every batch. On a CPU, where reading the places costs
+nothing, only the places that occur are computed.
 
 Eq. 5 with weights (w_s, w_p) of each row: (g_s, g_p) of its gate and its scale; (1, 1) where both experts are added;
 (1, 0) in place 0, where the shared expert is alone. A place narrower than the widest is filled with zeros: silu(0) * 0.
@@ -24,16 +24,16 @@ from eda_service.export.packed.rows import PackedRows, present
 
 
 class PackedFFN(nn.Module):
-    """Takes the place of an engine's MLP.
+    """The module in the place of an engine's MLP.
 
     Args:
-        hidden_size: D.
-        places: How many packs, and how wide.
+        hidden_size: Hidden width D.
+        places: Number of places for packs, and their width.
         shared: The engine's SwiGLU, which leaves its partial sum to the caller.
-        rows: Place of each row.
-        reduce: Sums over the tensor parallel ranks.
-        rank: Of this process.
-        num_ranks: That a place's width is split over.
+        rows: Buffers with the place of each row.
+        reduce: Function that sums over the tensor parallel ranks.
+        rank: Tensor parallel rank of this process.
+        num_ranks: Number of ranks that a place's width is split over.
     """
 
     gates_PGD: Tensor
@@ -53,7 +53,7 @@ class PackedFFN(nn.Module):
     ) -> None:
         super().__init__()
         self.shared, self._reduce = shared, reduce
-        self._rows = (rows,)  # in a tuple, so that it is not a module of this one, too
+        self._rows = (rows,)  # in a tuple, so that it is not registered as a submodule
         self._rank, self._width = rank, places.width // num_ranks
         count, width = places.count, self._width
         self.register_buffer("gate_proj_PFD", torch.zeros(count, width, hidden_size), persistent=False)
@@ -65,12 +65,12 @@ class PackedFFN(nn.Module):
 
     @torch.no_grad()
     def put(self, place: int, pack: ExportedPack | None, tensors: Mapping[str, Tensor]) -> None:
-        """Fill a place in the memory where it is, or empty it.
+        """Fill a place in its existing memory, or empty it.
 
         Args:
-            place: From 1.
-            pack: None: nobody's.
-            tensors: `private.*` and, of a gated pack, `gate.proj.weight`.
+            place: Number of the place, from 1.
+            pack: Pack for the place; None empties it.
+            tensors: Tensors `private.*` and, of a gated pack, `gate.proj.weight`.
         """
         stacks = [self.get_buffer(f"{name}_PFD")[place - 1] for name in ("gate_proj", "up_proj", "down_proj")]
         for each in (*stacks, self.gates_PGD[place]):
@@ -88,7 +88,7 @@ class PackedFFN(nn.Module):
             self.gates_PGD[place].copy_(tensors["gate.proj.weight"])
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
-        """(N, D) to (N, D)."""
+        """Map hidden states (N, D) to (N, D)."""
         place_N = self._rows[0].of_rows(hidden_ND.shape[0])
         shared_ND, private_ND = self.shared(hidden_ND), self._private(hidden_ND, place_N)
         weights_NG = self._weights(hidden_ND, place_N)
@@ -97,7 +97,9 @@ class PackedFFN(nn.Module):
         return self._reduce(scale_N[:, None] * mixed_ND)
 
     def _weights(self, hidden_ND: Tensor, place_N: Tensor) -> Tensor:
-        """(N, 2): Eq. 4 where a pack has a gate, 1 elsewhere; the softmax is taken in float32."""
+        """Compute the experts' weights (N, 2): Eq. 4 if a pack has a gate, 1 otherwise; the softmax is taken in
+        float32.
+        """
         count, _, hidden_size = self.gates_PGD.shape
         logits_NPG = F.linear(hidden_ND, self.gates_PGD.view(count * 2, hidden_size)).view(-1, count, 2)
         logits_NG = logits_NPG[torch.arange(len(place_N), device=place_N.device), place_N]
@@ -127,10 +129,10 @@ class PackedFuse(nn.Module):
     """An fc of EAGLE-1 that each pack may have trained; place 0 is the base draft's.
 
     Args:
-        width_in: C.
-        hidden_size: D.
-        count: Packs at most.
-        rows: Place of each row.
+        width_in: Width C of its input.
+        hidden_size: Hidden width D.
+        count: Largest number of packs.
+        rows: Buffers with the place of each row.
     """
 
     weight_PDC: Tensor
@@ -142,16 +144,16 @@ class PackedFuse(nn.Module):
 
     @torch.no_grad()
     def put(self, place: int, weight_DC: Tensor) -> None:
-        """Write a place's weight; those of place 0 come first and are every other place's until it has its own."""
+        """Write a place's weight; that of place 0 comes first, and other places use it until they have their own."""
         (self.weight_PDC[place:] if place == 0 else self.weight_PDC[place]).copy_(weight_DC)
 
     @torch.no_grad()
     def clear(self, place: int) -> None:
-        """Give a place the base draft's again."""
+        """Give a place the base draft's weight again."""
         self.weight_PDC[place].copy_(self.weight_PDC[0])
 
     def forward(self, x_NC: Tensor) -> Tensor:
-        """(N, C) to (N, D)."""
+        """Map inputs (N, C) to (N, D)."""
         place_N = self._rows[0].of_rows(x_NC.shape[0])
         places, (count, hidden_size, width_in) = present(place_N), self.weight_PDC.shape
         if places is None:

@@ -1,7 +1,8 @@
-"""What of a draft is a pack's own, and what all packs over it share.
+"""The parts of a draft that belong to a pack, and the parts that all packs over it share.
 
-In an export of several packs the own parts of each are `packs.<number>.` and their name within the draft's feed-forward
-module, or `fc.weight`; `vocabularies` says which rows of the head the base draft (row 0) and each pack score.
+In an export of several packs the own parts of each have names `packs.<number>.` with their name in the draft's
+feed-forward module, or `fc.weight`; `vocabularies` holds the rows of the head that the base draft (row 0) and each pack
+score.
 """
 
 from __future__ import annotations
@@ -29,39 +30,41 @@ def is_of_packs(name: str) -> bool:
 
 
 def beside_packs(name: str) -> str:
-    """What a tensor of the base draft is called where packs are: its feed-forward module is their shared expert."""
+    """Return the name of a base draft's tensor in an export with packs: its feed-forward module is their
+    shared expert.
+    """
     return name.replace(_FFN, f"{_FFN}shared.")
 
 
 def own_parts(tensors: Mapping[str, Tensor], *, with_fuse: bool) -> dict[str, Tensor]:
-    """A pack's own tensors out of its whole draft's, by their short names.
+    """Select a pack's own tensors from its whole draft's, by their short names.
 
     Args:
-        tensors: By their names here.
-        with_fuse: Also fc.
+        tensors: Tensors by their names here.
+        with_fuse: Whether fc is a part of the pack too.
     """
     own = {name.removeprefix(_FFN): tensor for name, tensor in tensors.items() if is_within(name, _OF_PACK)}
     return own | ({names.FC: tensors[names.FC]} if with_fuse else {})
 
 
 def in_export(number: int, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A pack's own tensors by their names in an export of several."""
+    """Rename a pack's own tensors to their names in an export of several."""
     return {f"{_PREFIX}{number}.{name}": tensor for name, tensor in parts.items()}
 
 
 def from_export(number: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The other way round."""
+    """Select a pack's own tensors from an export of several, by their short names."""
     prefix = f"{_PREFIX}{number}."
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def shared_sha256(tensors: Mapping[str, Tensor], *, has_fuse: bool, has_vocabulary: bool) -> str:
-    """Hash of what a draft shares with every pack over the same base: all but the packs' own parts.
+    """Hash the tensors that a draft shares with every pack over the same base: all but the packs' own parts.
 
     Args:
-        tensors: Of a base draft's or one pack's export, by their names here.
-        has_fuse: Packs have an fc of their own.
-        has_vocabulary: Packs have draft vocabularies of their own.
+        tensors: Tensors of a base draft's or one pack's export, by their names here.
+        has_fuse: Whether packs have an fc of their own.
+        has_vocabulary: Whether packs have draft vocabularies of their own.
     """
     digest = hashlib.sha256()
     left_out = (*_OF_PACK, *([names.FC] if has_fuse else []), *(_OF_VOCABULARY if has_vocabulary else ()))
@@ -74,7 +77,7 @@ def shared_sha256(tensors: Mapping[str, Tensor], *, has_fuse: bool, has_vocabula
 
 
 def pack_shapes(eda: EdaConfig, places: PackPlaces) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of all that an export's packs add to it."""
+    """Compute the names and shapes of the tensors that an export's packs add to it."""
     made: dict[str, tuple[int, ...]] = {}
     hidden = eda.draft.hidden_size
     for number, pack in enumerate(eda.packs or ()):

@@ -1,7 +1,7 @@
-"""Packs that may share one base draft inside vLLM: found, and held against it and against the target.
+"""Packs that may share one base draft inside vLLM: found, and checked against it and against the target.
 
-A pack's own parts are its private expert and gate; over EAGLE-1 also fc and the draft vocabulary. Whatever else it has
-trained has no place in an export of several (`several`).
+A pack's own parts are its private expert and gate; for EAGLE-1 also fc and the draft vocabulary. Other trained parts
+have no place in an export of several (`several`).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from eda_service.targets.files.resolve import resolve_target
 
 @dataclass(frozen=True)
 class AdaptersPack:
-    """Which pack drafts for an adapter.
+    """The pack that drafts for an adapter.
 
     Attributes:
         adapter: The adapter's name in vLLM, as in `--lora-modules NAME=PATH`.
-        reference: The pack, name@version.
-        lora: The adapter itself; None: that of the target that the pack names.
-        target: The target with that adapter; None: as `lora` says.
+        reference: Pack as name@version.
+        lora: LoRA adapter; None: that of the target that the pack names.
+        target: Target with that adapter; None: the one in `lora`.
     """
 
     adapter: str
@@ -53,18 +53,19 @@ class FoundPack:
 
 
 def find_pack_over(pack: AdaptersPack, base: Source, target: TargetEnds, home: Path | None = None) -> FoundPack:
-    """A pack that fits beside others.
+    """Find a pack and check that it fits beside others.
 
     Args:
-        pack: Which, and for which adapter.
-        base: The base draft of all.
+        pack: Pack, and the adapter that it is for.
+        base: Base draft of all packs.
         target: The base target, without an adapter.
-        home: Of the registry; None: EDA_HOME.
+        home: Root of the registry; None: EDA_HOME.
 
     Raises:
-        NotFoundError: No such pack.
-        InputError: It is over another base draft, has trained what packs share, or does not say its adapter.
-        TargetIncompatibleError: It is not for an adapter on this target.
+        NotFoundError: The pack does not exist.
+        InputError: The pack is over another base draft, has trained parts that packs share, or does not name its
+            adapter.
+        TargetIncompatibleError: The pack is not for an adapter on this target.
     """
     source = find_source(pack.reference, home)
     _check_shares(source, base)
@@ -131,5 +132,5 @@ def _check_shares(source: Source, base: Source) -> None:
 
 
 def token_ids(vocab_W: Tensor | None) -> list[int] | None:
-    """A draft vocabulary to compare; None for all tokens."""
+    """List the ids of a draft vocabulary, to compare; None for all tokens."""
     return None if vocab_W is None else vocab_W.tolist()

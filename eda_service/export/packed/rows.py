@@ -1,7 +1,7 @@
-"""Which pack each row of a batch drafts with, in buffers that stay where they are.
+"""The pack of each row of a batch, in buffers at fixed addresses.
 
-An engine's recorded graphs read addresses, so nothing here is made anew: a worker writes the place of every request
-before the draft runs, and the draft's outer forward spreads them over the rows before the layers read them.
+An engine's recorded graphs read addresses, so no buffer is reallocated: a worker writes the place of every request
+before the draft runs, and the draft's outer forward copies them to the rows before the layers read them.
 
 Shapes: N rows of a batch, R requests. Place 0 is no pack: the shared expert alone.
 """
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 
 class PackedRows(nn.Module):
-    """Places of requests and of rows.
+    """Buffers with the places of requests and of rows.
 
     Args:
-        max_requests: R at most.
-        max_rows: N at most.
+        max_requests: Largest number of requests R.
+        max_rows: Largest number of rows N.
     """
 
     request_place_R: Tensor
@@ -33,7 +33,7 @@ class PackedRows(nn.Module):
         self.register_buffer("_numbers_N", torch.arange(max_rows), persistent=False)
 
     def set_requests(self, places: Sequence[int]) -> None:
-        """Write the place of every request of the batch, in the batch's order; what is behind them has none."""
+        """Write the place of every request of the batch, in the batch's order; later entries become 0."""
         buffer = self.request_place_R
         made = torch.zeros(len(buffer), dtype=buffer.dtype, pin_memory=buffer.is_cuda)
         made[: len(places)] = torch.tensor(places, dtype=buffer.dtype)
@@ -43,8 +43,9 @@ class PackedRows(nn.Module):
         """Write the place of every row.
 
         Args:
-            num_rows: Of the batch, with what it is padded by.
-            starts_R: First row of each request and, behind them, the number of rows; None: rows of nobody.
+            num_rows: Number of rows of the batch, padding included.
+            starts_R: First row of each request and, after them, the number of rows; None: rows that belong to no
+                request.
         """
         rows_N = self.row_place_N[:num_rows]
         if starts_R is None:
@@ -52,15 +53,15 @@ class PackedRows(nn.Module):
             return
         numbers_N = self._numbers_N[:num_rows].to(starts_R.dtype)
         request_N = torch.searchsorted(starts_R, numbers_N, right=True) - 1
-        # Rows behind the last request point behind it: to a place that is 0.
+        # Rows after the last request point to the entry after it: a place that is 0.
         torch.index_select(self.request_place_R, 0, request_N.clamp_(0, len(self.request_place_R) - 1), out=rows_N)
 
     def of_rows(self, num_rows: int) -> Tensor:
-        """(N,) places of the rows of a forward pass."""
+        """Return the places (N,) of the rows of a forward pass."""
         return self.row_place_N[:num_rows]
 
     def of_requests(self, num_requests: int) -> Tensor:
-        """(R,) places of the batch's requests; an engine that tries out larger batches has none there."""
+        """Return the places (R,) of the batch's requests; larger trial batches of an engine get place 0."""
         places_R = self.request_place_R[:num_requests]
         if len(places_R) < num_requests:
             places_R = torch.cat([places_R, places_R.new_zeros(num_requests - len(places_R))])
@@ -68,7 +69,7 @@ class PackedRows(nn.Module):
 
 
 def present(places_N: Tensor) -> list[int] | None:
-    """The places that occur, where asking is free; None where it is not, on other devices and inside graphs."""
+    """List the places that occur, if reading them is free; None on other devices and inside graphs."""
     if places_N.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     return [int(place) for place in torch.unique(places_N)]

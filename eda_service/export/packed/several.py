@@ -1,7 +1,7 @@
 """`eda export BASE_DRAFT --pack ADAPTER=PACK ...`: several packs over one base draft, for one vLLM with many adapters.
 
-The export holds the base draft once, which requests without an adapter use, and of each pack what is its own: private
-expert and gate; for EAGLE-1 also fc and the draft vocabulary, where a pack has its own. Inside vLLM each request drafts
+The export holds the base draft once, which requests without an adapter use, and the own parts of each pack: private
+expert and gate; for EAGLE-1 also fc and the draft vocabulary, if a pack has its own. Inside vLLM each request drafts
 with its adapter's pack (`draft_packs`).
 """
 
@@ -50,15 +50,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PacksRequest:
-    """What to export, and where to.
+    """The source and the destination of an export of several packs.
 
     Attributes:
-        reference: The base draft, name@version.
-        packs: Over it.
+        reference: Base draft as name@version.
+        packs: Packs over the base draft.
         out: Directory that does not exist yet.
         target: The base target, without an adapter.
-        places: Packs that there is room for; None: as many as there are.
-        num_draft_tokens: K, for the printed command.
+        places: Number of places for packs; None: as many as packs.
+        num_draft_tokens: Number of tokens K of the chains, for the printed command.
     """
 
     reference: str
@@ -75,17 +75,17 @@ def export_packs(
     """Write an export of several packs for vLLM, whole or not at all.
 
     Args:
-        request: What and where.
-        home: Of the registry; None: EDA_HOME.
-        on_progress: Told how far it is.
+        request: Source and destination of the export.
+        home: Root of the registry; None: EDA_HOME.
+        on_progress: Function that receives the progress.
 
     Raises:
-        NotFoundError: No such base draft or pack.
+        NotFoundError: The base draft or a pack does not exist.
         ConflictError: The directory exists already.
         InputError: A name is given twice, a pack is over another base draft or has changed what packs must share, or
             no target is named.
         TargetIncompatibleError: A pack is not for an adapter on this target, or vLLM would compute something else.
-        ArtifactCorruptError: A source is damaged, or the export reads back with other values.
+        ArtifactCorruptError: A source file is damaged, or the export reads back with other values.
     """
     require_free(request.out, "out")
     places = _check_names(request)
@@ -218,7 +218,7 @@ def _exported(found: FoundPack) -> ExportedPack:
 
 
 def _union(sources: Sequence[Source]) -> Tensor | None:
-    """Tokens that any of them scores, ascending; None for all."""
+    """Join the tokens that any of the drafts scores, ascending; None for all."""
     scored = [source.loaded.vocab_W for source in sources]
     known = [each for each in scored if each is not None]
     if len(known) < len(scored):
@@ -230,8 +230,8 @@ def _union(sources: Sequence[Source]) -> Tensor | None:
 def _add_vocabularies(
     tensors: dict[str, Tensor], sources: Sequence[Source], union_W: Tensor | None, free: int, vocab_size: int
 ) -> None:
-    """Which rows each scores, and rows to spare: for every free place a whole vocabulary, and a quarter of one, because
-    a pack that takes another's place says other tokens.
+    """Add the rows that each draft scores, and spare rows: for every free place a whole vocabulary, and a quarter of
+    one, because a pack that takes another's place has other tokens.
     """
     token_U = torch.arange(vocab_size)
     if union_W is not None:

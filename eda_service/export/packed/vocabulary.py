@@ -1,7 +1,7 @@
-"""Draft vocabularies of several packs over one head that holds the rows of all of them.
+"""Draft vocabularies of several packs over one head that contains the rows of all of them.
 
-Each place knows its rows, and its logits are minus infinity elsewhere, which is what a head of those rows alone gives.
-Rows that no place uses are free for packs that come later.
+Each place knows its rows, and its logits are minus infinity elsewhere, which equals a head of those rows alone. Rows
+that no place uses are free for packs that are added later.
 
 Shapes: N requests, U rows of the head, V vocabulary, W tokens of one pack, D hidden.
 """
@@ -18,14 +18,15 @@ from eda_service.export.packed.rows import PackedRows
 
 
 class PackedVocabulary(nn.Module):
-    """Which rows of the head belong to which place.
+    """The rows of the head that each place uses.
 
     Args:
-        num_rows: U.
-        vocab_size: V; a free row has this id.
-        count: Packs at most.
-        rows: Place of each request.
-        write_rows: Writes rows of the head: their numbers and values; None where the head is the target's.
+        num_rows: Number of rows U of the head.
+        vocab_size: Size V of the vocabulary; a free row has this number as its id.
+        count: Largest number of packs.
+        rows: Buffers with the place of each request.
+        write_rows: Function that writes rows of the head, from their numbers and values; None if the head is the
+            target's.
     """
 
     token_U: Tensor
@@ -45,23 +46,23 @@ class PackedVocabulary(nn.Module):
         self.register_buffer("is_own_PU", torch.zeros(count + 1, num_rows, dtype=torch.bool), persistent=False)
 
     def load(self, offsets_U: Tensor | None, is_own_PU: Tensor) -> None:
-        """Take what an export says: token less row (None: all tokens in order), and the rows of each place that is
-        filled.
+        """Load the vocabularies of an export: token minus row (None: all tokens in order), and the rows of each filled
+        place.
         """
         if offsets_U is not None:
             self.token_U.copy_(torch.arange(len(offsets_U)) + offsets_U)
         self.is_own_PU[: len(is_own_PU)].copy_(is_own_PU)
 
     def put(self, place: int, token_W: Tensor | None, head_WD: Tensor | None) -> None:
-        """Give a place other tokens; their rows go where nobody else's are.
+        """Give a place other tokens; their rows are written to free rows.
 
         Args:
-            place: From 1.
-            token_W: Ascending; None: all.
-            head_WD: Their rows, which are the target's.
+            place: Number of the place, from 1.
+            token_W: Token ids, ascending; None: all.
+            head_WD: Rows of the tokens, from the target's head.
 
         Raises:
-            InputError: Too few rows are free. Nothing has changed then.
+            InputError: Fewer rows are free than the tokens need; then nothing has changed.
         """
         device = self.token_U.device
         wanted_W = torch.arange(self._vocab_size) if token_W is None else token_W.cpu().long()
@@ -88,11 +89,11 @@ class PackedVocabulary(nn.Module):
         self.is_own_PU[place, row_W.to(device)] = True
 
     def clear(self, place: int) -> None:
-        """Give a place the base draft's tokens, as its rows are drafted with the base draft."""
+        """Give a place the base draft's tokens, because its rows are drafted with the base draft."""
         self.is_own_PU[place] = self.is_own_PU[0]
 
     def forward(self, logits_NU: Tensor) -> Tensor:
-        """(N, U) to (N, V); a token that the request's place does not score has minus infinity."""
+        """Map logits (N, U) to (N, V); a token that the request's place does not score has minus infinity."""
         place_N = self._rows[0].of_requests(logits_NU.shape[0])
         own_NU = logits_NU.masked_fill(~self.is_own_PU[place_N], float("-inf"))
         logits_NX = logits_NU.new_full((logits_NU.shape[0], self._vocab_size + 1), float("-inf"))

@@ -1,7 +1,8 @@
-"""The model card of a pack: licence, base model, data sets, what was measured, how it is used; and the manifest as
-others may see it.
+"""The model card of a pack: licence, base model, data sets, measurements, use; and the manifest in the form for other
+users.
 
-What lies on this machine alone is left out or named by its last part: paths of prompts and targets, and other packs.
+Names that exist only on this machine are left out or shortened to their last part: paths of prompts and targets, other
+packs.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from eda_service.storage.published.packs import evaluation_of
 from eda_service.targets.files.resolve import is_ours
 
 _ORIGINALS = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-"""Embedded targets, as the hub knows them."""
+"""Embedded targets by their ids on the hub."""
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _LICENCE_OF_SHIPPED = "apache-2.0"
 _TAGS = ("eda", "speculative-decoding", "eagle", "draft-model")
 
 
 def licence_of(manifest: PackManifest, given: str | None) -> str:
-    """Under which licence a pack is published.
+    """Return the licence under which a pack is published.
 
     Raises:
-        InputError: None is given, and the pack is not over a target that comes with this package.
+        InputError: The given licence is no id; or none is given, and the package neither ships nor fetches the target.
     """
     if given is not None:
         if not _LICENCE.fullmatch(given):
@@ -48,7 +49,7 @@ def licence_of(manifest: PackManifest, given: str | None) -> str:
 
 
 def base_model_of(manifest: PackManifest, given: str | None) -> str | None:
-    """The hub's id of the target that a pack was made for; None where it is known on this machine alone."""
+    """Return the hub id of the target that a pack was made for; None if it is known only on this machine."""
     if given is not None:
         return given
     target = manifest.target
@@ -62,7 +63,7 @@ def base_model_of(manifest: PackManifest, given: str | None) -> str | None:
 
 
 def shared(manifest: PackManifest) -> PackManifest:
-    """A manifest without what is of this machine: directories, and the other packs that were measured beside it."""
+    """Remove names of this machine from a manifest: directories, and the other packs that were measured beside it."""
     config = {key: _without_paths(value) for key, value in manifest.config.items() if key != "track"}
     target = manifest.target
     names = {"model": _shown(target.model), "adapter": None if target.adapter is None else _shown(target.adapter)}
@@ -71,13 +72,13 @@ def shared(manifest: PackManifest) -> PackManifest:
 
 
 def card(manifest: PackManifest, *, repo: str, licence: str, base_model: str | None) -> str:
-    """README.md of a pack's repository.
+    """Write README.md of a pack's repository.
 
     Args:
-        manifest: As `shared` gives it.
-        repo: Where it goes: an id on the hub, or the name of a directory.
-        licence: An id of the hub's.
-        base_model: The hub's id of its target.
+        manifest: Manifest from `shared`.
+        repo: Id on the hub, or name of a directory.
+        licence: Licence id of the hub.
+        base_model: Hub id of its target.
     """
     return "\n".join([*_front(manifest, licence, base_model), "", *_body(manifest, repo, base_model)]) + "\n"
 
@@ -96,7 +97,7 @@ def _body(manifest: PackManifest, repo: str, base_model: str | None) -> list[str
     target, name = manifest.target, manifest.pack.partition("@")[0]
     tuned = f"`{target.model}`" + (f" with the adapter `{target.adapter}`" if target.adapter else "")
     made = time.strftime("%Y-%m-%d", time.gmtime(manifest.created_at))
-    is_found = is_ours(target.model) or "/" in target.model  # else it was named by a directory
+    is_found = is_ours(target.model) or "/" in target.model  # otherwise a directory named it
     deploy = f"eda packs deploy {name}" + ("" if is_found else f" --model {base_model or 'MODEL'}")
     return [
         f"# {name}",

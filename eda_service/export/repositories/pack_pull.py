@@ -1,8 +1,8 @@
-"""A pack out of a repository that somebody else wrote: bounded, verified, and registered whole or not at all.
+"""Pulling a pack from a repository of another author: bounded, verified, and registered whole or not at all.
 
-Three files are read and no others: manifest.json, pack.json, pack.safetensors. Nothing is unpickled. What the manifest
-says was measured is kept as what somebody else says: it names where it came from, other packs are struck out, and its
-numbers are held against nothing here.
+Only three files are read: manifest.json, pack.json, pack.safetensors. Nothing is unpickled. Measurements in the
+manifest are kept as claims of the author: the manifest names its origin, references to other packs are removed, and its
+numbers are not compared with any here.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 class PulledPackError(InputError):
-    """A repository holds no pack, or one that is not what it says."""
+    """A repository holds no pack, or one that does not match its manifest."""
 
     code = "pack_invalid"
 
 
 def pull(source: PackSource, *, name: str | None = None, home: Path | None = None) -> PackManifest:
-    """Fetch, verify and register a pack; returns its manifest here, with the name@version that it got.
+    """Fetch, verify and register a pack; return its manifest here, with its new name@version.
 
     Args:
-        source: A directory, or a repository on the hub at a commit.
-        name: To register it under; None: its own.
+        source: Directory, or repository on the hub at a commit.
+        name: Name to register the pack under; None: its own.
         home: Root of the registry.
 
     Raises:
-        PulledPackError: The repository holds no pack, or one that is not what it says.
-        UnsafeCheckpointError: Its weights are pickled, or no sound safetensors.
-        BaseDraftMissingError: The draft beside which it was trained is not here.
-        InsufficientStorageError: It finds no room.
+        PulledPackError: The repository holds no pack, or one that does not match its manifest.
+        UnsafeCheckpointError: The weights are pickled, or no valid safetensors.
+        BaseDraftMissingError: The base draft of the pack is not registered here.
+        InsufficientStorageError: The pack does not fit on the disk.
     """
     if name is not None and not is_name(name):
         raise InputError(f"--name {name[:64]!r} is no name; a name is {NAME_RULE}", param="name")
@@ -86,7 +86,7 @@ def pull(source: PackSource, *, name: str | None = None, home: Path | None = Non
 
 
 def _check_listing(source: PackSource, root: Path) -> None:
-    """Refuse what is no pack, or too large, before anything is fetched."""
+    """Refuse a repository that holds no pack, or is too large, before anything is fetched."""
     missing = [file for file in _BOUNDS if file not in source.sizes]
     pickled = sorted(file for file in source.sizes if file.endswith(_PICKLED))
     if _WEIGHTS in missing and pickled:
@@ -116,7 +116,7 @@ def _check_listing(source: PackSource, root: Path) -> None:
 
 
 def _fetch(source: PackSource, file: str, directory: Path) -> str:
-    """Copy one file, no more of it than was announced; returns its sha256."""
+    """Copy one file, at most as many bytes as announced; return its sha256."""
     digest, size_bytes, announced = hashlib.sha256(), 0, source.sizes[file]
     try:
         with (directory / file).open("wb") as out:
@@ -138,7 +138,7 @@ def _fetch(source: PackSource, file: str, directory: Path) -> str:
 
 
 def _manifest(path: Path, source: PackSource) -> PackManifest:
-    """What somebody else says of a pack, in bounds."""
+    """Read the manifest of the author, within bounds."""
     try:
         written = bounded_json.read_object(path, max_bytes=MAX_JSON_BYTES)
         for each in _leaves(written):
@@ -169,7 +169,7 @@ def _check_entries(files: tuple[FileEntry, ...], sizes: Mapping[str, int]) -> No
 
 
 def _base_draft(theirs: PackManifest, home: Path | None) -> Reference:
-    """The draft here that is the one beside which a pack was trained, whatever it is called."""
+    """Find the local draft that a pack was trained beside, whatever its name."""
     named = Reference.parse(theirs.base_draft)
     drafts = registry.list_drafts(home)
     first = [theirs.base_draft] if named is not None and theirs.base_draft in drafts else []
@@ -177,7 +177,7 @@ def _base_draft(theirs: PackManifest, home: Path | None) -> Reference:
         try:
             manifest = registry.find_draft_manifest(reference, home)
         except EdaError:
-            continue  # damaged, or removed meanwhile: it is not the one that is looked for
+            continue  # damaged, or removed meanwhile: it is not the draft that is searched
         found = Reference.parse(reference)
         if found is not None and draft_sha256(manifest) == theirs.base_draft_sha256:
             return found
@@ -189,12 +189,12 @@ def _base_draft(theirs: PackManifest, home: Path | None) -> Reference:
 
 
 def draft_sha256(manifest: DraftManifest) -> str:
-    """The hash by which packs name their base draft."""
+    """Return the hash by which packs name their base draft."""
     return sha256_text("".join(entry.sha256 for entry in manifest.files))
 
 
 def _check_weights(files: Path, base: Reference, theirs: PackManifest, source: PackSource, home: Path | None) -> None:
-    """Apply the pack to its draft: names, shapes, the frozen part, and values."""
+    """Apply the pack to its draft and check names, shapes, the frozen part, and values."""
     import torch
 
     from eda_service.drafts.checkpoint import load_pack
@@ -245,7 +245,7 @@ def _register(
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """Every value in JSON that holds no others, keys included."""
+    """Yield every value in JSON that contains no others, keys included."""
     if isinstance(value, dict):
         for key, each in value.items():
             yield key
@@ -258,7 +258,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _first(error: Exception) -> str:
-    """What is wrong, on one line: of many wrong fields the first."""
+    """Describe an error on one line: of many wrong fields the first."""
     if isinstance(error, ValidationError):
         found = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, found['loc']))[:96]}: {found['msg']}"[:300]

@@ -1,7 +1,7 @@
 """A pack as a repository: model card, manifest and weights, into a directory or onto a hub.
 
 README.md          the card
-manifest.json      what the pack says of itself, without what is of this machine
+manifest.json      the pack's manifest, without names of this machine
 pack.json, pack.safetensors
 """
 
@@ -26,20 +26,20 @@ CARD = "README.md"
 
 
 class HubRefusedError(EdaError):
-    """The model hub did not take a pack."""
+    """The model hub refused a pack."""
 
     code = "hub_refused"
 
 
 @dataclass(frozen=True)
 class Push:
-    """A pack that is ready to go.
+    """A pack that is ready to be pushed.
 
     Attributes:
-        directory: Of its files here, which were verified.
-        manifest: As others may see it.
-        card: README.md.
-        to: A directory, or an id on the hub.
+        directory: Directory of its files here, which were verified.
+        manifest: Manifest in the form for other users.
+        card: Text of README.md.
+        to: Directory, or id on the hub.
     """
 
     directory: Path
@@ -49,7 +49,7 @@ class Push:
 
     @property
     def is_local(self) -> bool:
-        """Whether it goes into a directory."""
+        """Whether the destination is a directory."""
         return is_directory(self.to)
 
 
@@ -64,15 +64,15 @@ def prepare(
     """Read and verify a pack, and write its card.
 
     Args:
-        reference: name@version; without a version the newest.
-        to: A directory (with `/`, `./` or `~` before it), or owner/name on the hub.
-        licence: An id of the hub's; a pack over a shipped target has one.
-        base_model: The hub's id of its target, where that was named by a path.
+        reference: Pack as name@version; without a version the newest.
+        to: Directory (with `/`, `./` or `~` before it), or owner/name on the hub.
+        licence: Licence id of the hub; not needed for a pack over a shipped target.
+        base_model: Hub id of its target, if the target was named by a path.
         home: Root of the registry.
 
     Raises:
-        NotFoundError: No such pack.
-        ArtifactCorruptError: A file is not what its manifest says.
+        NotFoundError: The pack does not exist.
+        ArtifactCorruptError: A file differs from its manifest.
         InputError: No licence is known, or the destination is neither a directory nor an id.
     """
     if not is_directory(to) and not (is_model_id(to) and "/" in to):
@@ -89,15 +89,15 @@ def prepare(
 
 
 def push(made: Push, *, public: bool = False) -> str:
-    """Write a directory, whole or not at all, or make one commit on the hub; returns where it is now.
+    """Write a directory, whole or not at all, or make one commit on the hub; return its address.
 
     Args:
-        made: What to push.
-        public: A repository that is made on the hub can be seen by everybody; else by its owner.
+        made: Pack to push.
+        public: Whether a new repository on the hub is public; otherwise only its owner can see it.
 
     Raises:
-        ConflictError: There is something in that directory.
-        HubRefusedError: The hub does not take it.
+        ConflictError: The directory is not empty.
+        HubRefusedError: The hub refuses the pack.
     """
     if made.is_local:
         place = Path(os.path.expanduser(made.to)).absolute()

@@ -1,4 +1,4 @@
-"""Where a pack is pulled from: a directory, or a repository on the hub at a commit."""
+"""Sources of a pack: a directory, or a repository on the hub at a commit."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _TIMEOUT_S = 30.0
 
 
 class PackSource(Protocol):
-    """Files by name."""
+    """The files of a pack by name."""
 
     @property
     def label(self) -> str:
-        """What it is called in manifests: a directory, or id@commit."""
+        """Name of the source in manifests: a directory, or id@commit."""
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Bytes of every file, as they are announced."""
+        """Announced size of every file in bytes."""
 
     def read(self, file: str) -> Iterator[bytes]:
-        """A file's bytes."""
+        """Read a file's bytes."""
 
 
 class DirectorySource:
-    """A directory of this machine. Links are not followed out of it, as only regular files in it are listed.
+    """A directory of this machine. Links cannot lead out of it, as only regular files in it are listed.
 
     Args:
-        directory: It.
+        directory: Path of the directory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -59,11 +59,11 @@ class HubSource:
     """A repository on the hub.
 
     Args:
-        name: owner/name.
-        revision: Branch, tag or commit; None: the main branch. What is read is all of one commit.
+        name: Repository as owner/name.
+        revision: Branch, tag or commit; None: the main branch. All files are read at one commit.
 
     Raises:
-        InputError: The hub has no such repository, or cannot be asked.
+        InputError: The hub does not have the repository, or cannot be asked.
     """
 
     def __init__(self, name: str, revision: str | None) -> None:
@@ -103,10 +103,10 @@ class HubSource:
 
 
 def find_source(repo: str, revision: str | None = None) -> PackSource:
-    """Where a text leads: a directory (with `/`, `./` or `~` before it), or owner/name on the hub.
+    """Find the source that a text names: a directory (with `/`, `./` or `~` before it), or owner/name on the hub.
 
     Raises:
-        InputError: Neither.
+        InputError: The text names neither.
     """
     path = Path(os.path.expanduser(repo))
     if repo.startswith(("/", "./", "../", "~")):

@@ -1,7 +1,7 @@
 """The gated draft inside SGLang (algorithm EAGLE): its EAGLE-1 Llama with the shared-private FFN.
 
 Written against SGLang 0.5.23 (`sglang/srt/models/llama_eagle.py`), where the layer, not its MLP, sums over the ranks.
-The draft vocabulary is the server's (`--speculative-token-map`): it hands the draft the head's rows.
+The server sets the draft vocabulary (`--speculative-token-map`) and passes the head's rows to the draft.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class EdaForCausalLMEagle(LlamaForCausalLMEagle):
     """A draft exported with `--to sglang --form plugin`.
 
     Raises:
-        TargetIncompatibleError: The tensor parallel size divides no head or expert.
+        TargetIncompatibleError: The tensor parallel size does not divide the heads or experts.
     """
 
     def __init__(self, config: LlamaConfig, quant_config: QuantizationConfig | None = None, prefix: str = "") -> None:
@@ -53,7 +53,7 @@ class EdaForCausalLMEagle(LlamaForCausalLMEagle):
         """Load every tensor of the export.
 
         Raises:
-            ArtifactCorruptError: One is missing or unknown.
+            ArtifactCorruptError: A tensor is missing or unknown.
         """
         tensors = dict(weights)
         require_tensors(self.eda, tensors)

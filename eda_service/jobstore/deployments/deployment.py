@@ -1,4 +1,4 @@
-"""What the store hands out about deployments: frozen values, detached from the database."""
+"""Values of the store about deployments: frozen, detached from the database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NumReplicas = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class Deployment(Row):
-    """Something that Serve must offer: `name` at /v1/models."""
+    """A deployment that Serve must offer as the model `name` at /v1/models."""
 
     PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
         "name": UNREADABLE, "owner": "", "target": {"model": UNREADABLE}, "base_draft": None, "pack": None
@@ -63,19 +63,19 @@ class Deployment(Row):
 
     @property
     def engine_spec(self) -> EngineSpec:
-        """What decodes it."""
+        """The engine that decodes it."""
         return EngineSpec.model_validate(self.engine)
 
     @property
     def has_own_uid(self) -> bool:
-        """Whether it got its uid when it was made. A deployment that is older got one from the migration, and what was
-        kept under its name until then can only be its own.
+        """Whether it got its uid when it was made. An older deployment got one from the migration, and prompts kept
+        under its name until then can only be its own.
         """
         return is_deployment_uid(self.uid) and int(made_at_s(self.uid)) == self.created_at
 
 
 class Content(BaseModel):
-    """What a deployment serves: one version of it."""
+    """The content of a deployment: one version of it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
 
@@ -85,14 +85,14 @@ class Content(BaseModel):
 
 
 class Load(Row):
-    """How the loading of a deployment goes, from its first failure on.
+    """The state of loading a deployment, from its first failure on.
 
     Attributes:
         attempt: Number of the attempt that counts; each new one gets the next number, also after a change.
-        num_failures: Of what is wanted now, one after another.
-        reason: Of the newest failure; None when the newest attempt has not failed.
-        retry_at: When the next attempt begins by itself; None: it has begun, or there is none.
-        serves: The earlier version that answers meanwhile; None: nothing does.
+        num_failures: Number of consecutive failures of the wanted content.
+        reason: Reason of the newest failure; None if the newest attempt has not failed.
+        retry_at: Time at which the next attempt begins by itself; None: it has begun, or there is none.
+        serves: Earlier version that answers meanwhile; None: no version does.
     """
 
     name: str
@@ -105,23 +105,23 @@ class Load(Row):
 
     @property
     def has_given_up(self) -> bool:
-        """Whether it is not tried again until somebody changes it or starts it again."""
+        """Whether it is not tried again until it is changed or restarted by a user."""
         return self.reason is not None and self.retry_at is None
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the newest attempt has failed and the next is to come."""
+        """Whether the newest attempt has failed and another one will follow."""
         return self.reason is not None and self.retry_at is not None
 
 
 def load_of(loads: Mapping[str, Load], name: str) -> Load:
-    """How a deployment's loading goes; of one that has never failed there is no row."""
+    """Return a deployment's state of loading; a default if it has never failed, because then there is no row."""
     return loads.get(name) or Load(name=name)
 
 
 def served_version(deployment: Deployment, load: Load | None) -> Deployment | None:
-    """What replicas are told to serve: what is wanted, or while that does not load the version before; None: nothing,
-    because it cannot be loaded and nothing was served before.
+    """Return the version that replicas are told to serve: the wanted one, or while that does not load the version
+    before; None if it cannot be loaded and no version was served before.
     """
     if load is None or load.reason is None:
         return deployment
@@ -147,12 +147,12 @@ class DeploymentEvent(Row):
 
 
 class Drift(Row):
-    """Whether the acceptance of a deployment's pack has fallen.
+    """The state of the check whether the acceptance of a deployment's pack has fallen.
 
     Attributes:
-        crossed_at: When it last fell or rose.
-        adapted_at: When a job was last made because of it.
-        is_handled: Since it fell, a job was made, or none will be.
+        crossed_at: Time at which it last fell or rose.
+        adapted_at: Time at which a job was last made because of it.
+        is_handled: Whether a job was made since it fell, or none will be.
     """
 
     name: str
@@ -182,7 +182,7 @@ class Revision(Row):
 
     @property
     def content(self) -> dict[str, Any]:
-        """What a rollback brings back: what is served, not on how many replicas."""
+        """The content that a rollback restores: the served model, not the number of replicas."""
         return self.model_dump(include=set(SERVED))
 
 

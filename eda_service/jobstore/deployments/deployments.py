@@ -1,7 +1,7 @@
-"""What Serve must offer, its history, and which version of a pack is the champion.
+"""The deployments that Serve must offer, their history, and the pinned champion of each pack.
 
-A change is made from what was read: it names the revision that it starts from and is refused when there is a newer one.
-So whoever decides (by what packs have measured, for example) holds no lock while deciding.
+A change is based on a revision that was read: it names that revision and is refused if there is a newer one. So a
+caller that decides (for example by measurements of packs) holds no lock while deciding.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class DeploymentStore(Part):
         """Make a deployment, or change the one of that name.
 
         Args:
-            deployment: As it shall be; its `revision` is the one that the caller has read, 0 for none.
+            deployment: Wanted state; its `revision` is the one that the caller has read, 0 for none.
             made_by: Owner of the key that asked, or the job.
-            reason: For the history.
+            reason: Reason of the change, for the history.
 
         Raises:
-            StaleDeploymentError: There is another revision by now.
+            StaleDeploymentError: The deployment has another revision by now.
         """
         with self._write.begin() as session:
             row = write(session, deployment, self._now(), made_by=made_by, reason=reason)
             return Deployment.model_validate(row)
 
     def delete(self, name: str, *, owner: str | None = None) -> Deployment:
-        """Forget a deployment and its history; returns what it was.
+        """Delete a deployment and its history; return its last state.
 
         Raises:
-            NotFoundError: No such deployment of this owner.
+            NotFoundError: The owner has no such deployment.
         """
         with self._write.begin() as session:
             lock(session, Space.DEPLOYMENT, name)
@@ -54,11 +54,12 @@ class DeploymentStore(Part):
             return gone
 
     def all(self, *, owner: str | None = None, unreadable: bool = False) -> list[Deployment]:
-        """Everything Serve must offer, or one owner's part of it, by name.
+        """List the deployments that Serve must offer, of all owners or of one, by name.
 
         Args:
-            owner: Whose; None: everybody's.
-            unreadable: Also those whose rows cannot be read, with what can be: to be shown, not to be served.
+            owner: Owner of the deployments; None: all owners.
+            unreadable: Whether to include rows that cannot be read, with their readable part: to be shown, not to be
+                served.
         """
         query = select(DeploymentRow).order_by(DeploymentRow.name)
         if owner is not None:
@@ -70,19 +71,19 @@ class DeploymentStore(Part):
             return self._reader.read_all(Deployment, found)
 
     def get(self, name: str, *, owner: str | None = None) -> Deployment:
-        """One deployment; of a row that cannot be read, what can be, and `unreadable` says what is missing.
+        """Return one deployment; of an unreadable row the readable part, and `unreadable` names the missing fields.
 
         Raises:
-            NotFoundError: No such deployment of this owner.
+            NotFoundError: The owner has no such deployment.
         """
         with self._read() as session:
             return self._reader.reduced(Deployment, find(session, name, owner))
 
     def revisions(self, name: str, *, owner: str | None = None, limit: int = 100) -> list[Revision]:
-        """A deployment's history, newest first.
+        """List a deployment's history, newest first.
 
         Raises:
-            NotFoundError: No such deployment of this owner.
+            NotFoundError: The owner has no such deployment.
         """
         with self._read() as session:
             row = find(session, name, owner)
@@ -90,7 +91,7 @@ class DeploymentStore(Part):
             return self._reader.read_all(Revision, session.scalars(query.limit(limit)))
 
     def pin_champion(self, owner: str, name: str, version: int | None) -> None:
-        """Say which version of a pack an owner's `name@champion` is; None: the best measured one again."""
+        """Pin the version of a pack that an owner's `name@champion` means; None: the best measured one again."""
         with self._write.begin() as session:
             lock(session, Space.CHAMPION, f"{owner}/{name}")
             if version is None:
@@ -99,13 +100,13 @@ class DeploymentStore(Part):
                 session.merge(ChampionRow(owner=owner, name=name, version=version, pinned_at=self._now()))
 
     def pinned_champion(self, owner: str, name: str) -> int | None:
-        """The version that the owner has pinned, if any."""
+        """Return the version that the owner has pinned, if any."""
         with self._read() as session:
             row = session.get(ChampionRow, (owner, name))
             return row.version if row is not None and isinstance(row.version, int) else None
 
     def pinned_by(self, name: str, version: int) -> list[str]:
-        """Owners who have pinned a version of a pack."""
+        """List the owners who have pinned a version of a pack."""
         query = select(ChampionRow.owner).where(ChampionRow.name == name, ChampionRow.version == version)
         with self._read() as session:
             return list(session.scalars(query.order_by(ChampionRow.owner)))
@@ -115,7 +116,7 @@ def write(session: Session, deployment: Deployment, now: int, *, made_by: str, r
     """Insert or change a deployment inside the caller's transaction, with its revision.
 
     Raises:
-        ConflictError: `get` was made from a row that cannot be read: placeholders must not be stored.
+        ConflictError: The deployment was made from a row that cannot be read: placeholders must not be stored.
         StaleDeploymentError: The stored revision is not the one that `get` was made from.
     """
     if deployment.unreadable is not None:
@@ -141,9 +142,9 @@ def write(session: Session, deployment: Deployment, now: int, *, made_by: str, r
         session.flush()  # its revision's foreign key needs it
     else:
         if any(getattr(row, name) != fields[name] for name in Content.model_fields):
-            start_anew(session, row.name)  # what could not be loaded is not what is wanted now
+            start_anew(session, row.name)  # failures of the earlier content do not count for the new one
         for name, value in fields.items():
-            if name != "uid":  # it stays for the deployment's life
+            if name != "uid":  # the uid stays for the deployment's life
                 setattr(row, name, value)
         row.revision, row.updated_at = stored + 1, now
     session.add(
@@ -161,7 +162,7 @@ def write(session: Session, deployment: Deployment, now: int, *, made_by: str, r
 
 
 def start_anew(session: Session, name: str) -> None:
-    """Have a deployment that did not load tried from the beginning, inside the caller's transaction."""
+    """Reset the loading of a deployment that did not load, inside the caller's transaction."""
     load = session.get(LoadRow, name)
     if load is not None:
         load.attempt += 1
@@ -169,10 +170,10 @@ def start_anew(session: Session, name: str) -> None:
 
 
 def find(session: Session, name: str, owner: str | None) -> DeploymentRow:
-    """A deployment's row.
+    """Find a deployment's row.
 
     Raises:
-        NotFoundError: No such deployment of this owner.
+        NotFoundError: The owner has no such deployment.
     """
     query = select(DeploymentRow).where(DeploymentRow.name == rows.clean_text(name))
     if owner is not None:

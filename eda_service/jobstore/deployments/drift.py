@@ -1,7 +1,7 @@
-"""Whether served packs still fit what they are asked, and what happened to deployments.
+"""Drift of served packs, and the events of deployments.
 
-Several API processes may watch the same deployments: each crossing of the threshold is recorded, with its event, by
-whoever sees it first.
+Several API processes may watch the same deployments: the first one that sees a crossing of the threshold records it,
+with its event.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from eda_service.jobstore.models import DeploymentEventRow, DeploymentRow, Drift
 
 
 class DriftLog(Part):
-    """Crossings and events."""
+    """Crossings of the threshold and events."""
 
     def record_crossing(
         self, name: str, uid: str, pack: str, *, is_below: bool, message: str, data: Mapping[str, Any]
     ) -> bool:
-        """Note that acceptance has fallen or risen; False when that was known, or the deployment has another pack, or
-        the name is another deployment's by now.
+        """Record that acceptance has fallen or risen. Return False if that was known, if the deployment has another
+        pack, or if the name belongs to another deployment by now.
         """
         with self._write.begin() as session:
             lock(session, Space.DEPLOYMENT, name)
@@ -47,7 +47,9 @@ class DriftLog(Part):
     def record_handled(
         self, name: str, uid: str, kind: str, message: str, data: Mapping[str, Any], *, is_job: bool
     ) -> bool:
-        """Note what was done about a fall, once; False when somebody else has, or the deployment is gone."""
+        """Record the reaction to a fall, once; return False if another process has done so, or the
+        deployment is gone.
+        """
         with self._write.begin() as session:
             lock(session, Space.DEPLOYMENT, name)
             deployment = session.get(DeploymentRow, name)
@@ -60,12 +62,12 @@ class DriftLog(Part):
             return True
 
     def all(self) -> dict[str, Drift]:
-        """The state of every deployment that was ever seen to fall, by name."""
+        """Return the drift of every deployment whose acceptance has ever fallen, by name."""
         with self._read() as session:
             return {each.name: each for each in self._reader.read_all(Drift, session.scalars(select(DriftRow)))}
 
     def num_events(self) -> dict[str, int]:
-        """How often each deployment has fallen, by its uid."""
+        """Return how often each deployment's acceptance has fallen, by its uid."""
         fallen = DeploymentEventRow.type == "acceptance_drift"
         query = select(DeploymentRow.uid, func.count()).join(
             DeploymentEventRow, DeploymentEventRow.name == DeploymentRow.name
@@ -78,10 +80,11 @@ class DriftLog(Part):
     def events(
         self, name: str, *, owner: str | None = None, before: int = 0, limit: int = 100
     ) -> tuple[list[DeploymentEvent], bool]:
-        """A deployment's events with an id below `before` (0: all), newest first, and whether there are more.
+        """List a deployment's events with an id below `before` (0: all), newest first, and return whether there are
+        more.
 
         Raises:
-            NotFoundError: No such deployment of this owner.
+            NotFoundError: The owner has no such deployment.
         """
         with self._read() as session:
             row = find(session, name, owner)
@@ -95,7 +98,7 @@ class DriftLog(Part):
 def add_deployment_event(
     session: Session, name: str, now: int, kind: str, message: str, level: str, data: Mapping[str, Any]
 ) -> None:
-    """One event of a deployment, in the transaction of what it tells about."""
+    """Add an event of a deployment, in the transaction of the change that it reports."""
     session.add(
         DeploymentEventRow(name=name, at=now, level=level, type=kind, message=rows.clean_text(message), data=dict(data))
     )

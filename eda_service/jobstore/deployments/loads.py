@@ -1,5 +1,5 @@
-"""How the loading of deployments goes. Several API processes may watch the same replicas: each failure of an attempt is
-recorded, with its event, by whoever sees it first, so an attempt counts once.
+"""The state of loading deployments. Several API processes may watch the same replicas: the first one that sees an
+attempt fail records it, with its event, so an attempt counts once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class LoadLog(Part):
     """Attempts to load deployments."""
 
     def all(self) -> dict[str, Load]:
-        """Of every deployment that has ever failed to load, by name."""
+        """Return the state of every deployment that has ever failed to load, by name."""
         with self._read() as session:
             return {each.name: each for each in self._reader.read_all(Load, session.scalars(select(LoadRow)))}
 
@@ -40,17 +40,17 @@ class LoadLog(Part):
         retry_in_s: int | None,
         serves: Content | None,
     ) -> bool:
-        """Note that an attempt has failed; False when that was known, or another attempt counts by now.
+        """Record that an attempt has failed; return False if that was known, or another attempt counts by now.
 
         Args:
-            name: Of the deployment.
-            uid: Likewise; a name that was made again is another deployment.
-            attempt: Which.
-            reason: Why.
-            message: Of the event.
-            data: Of the event.
-            retry_in_s: When the next attempt begins; None: never by itself.
-            serves: What answers meanwhile.
+            name: Name of the deployment.
+            uid: Id of the deployment; a name that was made again is another deployment.
+            attempt: Number of the attempt.
+            reason: Reason of the failure.
+            message: Message of the event.
+            data: Data of the event.
+            retry_in_s: Seconds until the next attempt begins; None: it does not begin by itself.
+            serves: Content that is served meanwhile; None: nothing is served.
         """
         with self._write.begin() as session:
             row = _current(session, name, uid, attempt)
@@ -65,7 +65,7 @@ class LoadLog(Part):
             return True
 
     def begin_next(self, name: str, uid: str, attempt: int) -> bool:
-        """Begin the attempt after a failed one whose time has come; False when somebody else has."""
+        """Begin the attempt after a failed one whose time has come; return False if another process has done so."""
         with self._write.begin() as session:
             row = _current(session, name, uid, attempt)
             if row is None or row.retry_at is None or row.retry_at > self._now():
@@ -74,7 +74,7 @@ class LoadLog(Part):
             return True
 
     def record_loaded(self, name: str, uid: str, attempt: int) -> bool:
-        """Note that an attempt after failures has gone well; False when that was known."""
+        """Record that an attempt after failures has succeeded; return False if that was known."""
         with self._write.begin() as session:
             row = _current(session, name, uid, attempt)
             if row is None or row.num_failures == 0:
@@ -85,11 +85,11 @@ class LoadLog(Part):
             return True
 
     def restart(self, name: str, *, owner: str | None, made_by: str) -> None:
-        """Try a deployment that did not load from the beginning.
+        """Restart the loading of a deployment that did not load.
 
         Raises:
-            NotFoundError: No such deployment of this owner.
-            ConflictError: It has not failed.
+            NotFoundError: The owner has no such deployment.
+            ConflictError: The deployment has not failed.
         """
         with self._write.begin() as session:
             lock(session, Space.DEPLOYMENT, name)
@@ -103,7 +103,9 @@ class LoadLog(Part):
 
 
 def _current(session: Session, name: str, uid: str, attempt: int) -> LoadRow | None:
-    """The row of a deployment, made where there is none yet; None when the deployment or the attempt is another."""
+    """Return the row of a deployment, made if there is none; None if the deployment or the attempt is another one by
+    now.
+    """
     lock(session, Space.DEPLOYMENT, name)
     deployment = session.get(DeploymentRow, name)
     if deployment is None or deployment.uid != uid:

@@ -1,7 +1,8 @@
-"""Jobs without a row: started on the cluster by hand, or known by their files alone since the row was lost.
+"""Adoption of jobs without a row: started on the cluster by hand, or known only by their files because the row was
+lost.
 
-A row is lost when somebody restores an older copy of the database, or deletes it. What the job wrote is there still:
-its run directory, its pack, or its events. Each is made a row again, which says so in an event.
+A row is lost when an older copy of the database is restored, or when it is deleted. The job's output still exists: its
+run directory, its pack, or its events. Each becomes a row again, with an event that says so.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from eda_service.jobstore.vault import is_sealed
 
 
 class KeptRowFields(TypedDict):
-    """What a job's files keep of its row beside the values of a job.
+    """Facts of a job's row that are kept in its files and are not values of a job.
 
     Attributes:
-        webhook: Its URL and its sealed secret.
-        content_sha256: Hash of what was asked for.
+        webhook: URL and sealed secret of the webhook.
+        content_sha256: Hash of the request's content.
     """
 
     webhook: Mapping[str, object] | None
@@ -38,10 +39,10 @@ class KeptRowFields(TypedDict):
 
 
 class Adoption(Part):
-    """Making rows of what was found. A job that has a row is left as it is: two dispatchers may find the same."""
+    """Makes rows for jobs that were found. A job that has a row is unchanged: two dispatchers may find the same."""
 
     def adopt(self, job_id: str, config: Task, *, created_at: int, owner: str = "local", need: Need = UNKNOWN) -> Job:
-        """Record a job that somebody started on the cluster by hand; it is running already."""
+        """Record a job that was started on the cluster by hand; it is running already."""
         with self._write.begin() as session:
             known = _known(session, job_id)
             if known is not None:
@@ -71,26 +72,26 @@ class Adoption(Part):
         why: str,
         need: Need = UNKNOWN,
     ) -> bool:
-        """Make the row of a run directory again, as one that runs: its result, or Ray's word, decides what follows.
+        """Restore the row of a run directory, as a running job: its result, or Ray's status, decides the next state.
 
         Args:
-            job_id: Name of the directory.
-            config: As it was queued.
-            created_at: When, in seconds since the epoch.
-            owner: Whose it is.
-            labels: The owner's pairs.
-            priority: In the queue, if it goes back there.
-            max_attempts: Before a retryable failure is final.
-            stage_deadlines: Stage to its longest time, in seconds.
-            webhook: With its secret sealed.
-            content_sha256: Hash of what was asked for; empty: of the config alone.
-            attempt: The newest.
-            lines: Of `events.jsonl`; those that are in the table already are not imported again.
-            why: For the event.
-            need: What it asks the cluster for.
+            job_id: Id of the job and name of the directory.
+            config: Config as it was queued.
+            created_at: Time of creation, in seconds since the epoch.
+            owner: Owner of the job.
+            labels: Key-value pairs of the owner.
+            priority: Priority in the queue, if it returns there.
+            max_attempts: Largest number of attempts; after it a retryable failure is final.
+            stage_deadlines: Longest time of each stage, in seconds.
+            webhook: Webhook with its secret sealed.
+            content_sha256: Hash of the request's content; empty: of the config alone.
+            attempt: Number of the newest attempt.
+            lines: Lines of `events.jsonl`; those already in the table are not imported again.
+            why: Reason of the adoption, for the event.
+            need: Capacity that it needs of the cluster.
 
         Returns:
-            Whether the row was made by this call.
+            Whether this call made the row.
         """
         with self._write.begin() as session:
             if _known(session, job_id) is not None:
@@ -106,7 +107,7 @@ class Adoption(Part):
             return True
 
     def adopt_pack(self, job_id: str, config: AdaptConfig, pack: str, *, created_at: int, why: str) -> bool:
-        """Make a row of a pack whose job left nothing else; whether it was made by this call."""
+        """Make a row for a pack whose job left nothing else; return whether this call made it."""
         with self._write.begin() as session:
             if _known(session, job_id) is not None:
                 return False
@@ -116,7 +117,7 @@ class Adoption(Part):
             return True
 
     def adopt_events(self, job_id: str, *, why: str) -> bool:
-        """Make a row of events whose job left nothing else; it has failed, as nobody knows what it was to do."""
+        """Make a row for events whose job left nothing else; it has failed, as its config is unknown."""
         with self._write.begin() as session:
             if _known(session, job_id) is not None:
                 return False
@@ -128,16 +129,18 @@ class Adoption(Part):
             return True
 
     def kept_row_fields(self, job_id: str) -> KeptRowFields:
-        """What `adopt_run` needs of a job and no value of it holds: its webhook, the secret sealed, and its hash."""
+        """Return the facts that `adopt_run` needs and that are not values of a job: webhook with sealed secret, and
+        hash.
+        """
         with self._read() as session:
             row = rows.find(session, job_id)
             webhook = row.webhook if isinstance(row.webhook, dict) else None
             if webhook is not None and webhook.get("secret") is not None and not is_sealed(str(webhook["secret"])):
-                webhook = None  # of a version before, and this process has no keys
+                webhook = None  # written by an earlier version, and this process has no keys
             return {"webhook": webhook, "content_sha256": row.content_sha256}
 
     def events_without_job(self) -> list[str]:
-        """Ids of jobs that have events and no row."""
+        """List the ids of jobs that have events and no row."""
         nobody = select(JobRow.seq).where(JobRow.id == EventRow.job_id).exists()
         with self._read() as session:
             return sorted(session.scalars(select(EventRow.job_id).where(~nobody).distinct()))
@@ -157,7 +160,7 @@ def _known(session: Session, job_id: str) -> JobRow | None:
 
 
 def _num_imported(session: Session, job_id: str, lines: Sequence[Mapping[str, Any]]) -> int:
-    """How many lines of a driver's events, from the first on, are in the table."""
+    """Count the lines of a driver's events, from the first on, that are in the table."""
     stored = select(EventRow.at, EventRow.type, EventRow.message).where(EventRow.job_id == job_id)
     known = {tuple(each) for each in session.execute(stored)}
     for place, line in enumerate(lines):

@@ -1,4 +1,4 @@
-"""What happened to a job, in order: events of the service, and those that the job's driver wrote to its file."""
+"""The events of a job, in order: those of the service, and those that the job's driver wrote to its file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from eda_service.jobstore.database import Part
 from eda_service.jobstore.jobs.job import Event
 from eda_service.jobstore.models import EventRow
 
-_LATE = 100  # ids, on PostgreSQL; see `last_id`
+_LATE = 100  # number of ids, on PostgreSQL; see `last_id`
 
 
 class EventLog(Part):
-    """Writing and reading events. Those of one job become visible in the order of their ids, so a reader that goes on
-    after the last id it saw misses none."""
+    """Writes and reads events. Those of one job become visible in the order of their ids, so a reader that continues
+    after the last id it saw misses none.
+    """
 
     def bring_in(
         self, job_id: str, lines: Iterable[Mapping[str, Any]], *, start: int, token: int | None = None
@@ -29,8 +30,8 @@ class EventLog(Part):
             The lines that are new.
 
         Raises:
-            NotFoundError: No such job.
-            LeaseLostError: `token` is not the lease's.
+            NotFoundError: The job does not exist.
+            LeaseLostError: The lease has another token by now.
             ConflictError: Lines between the last import and `start` are missing.
         """
         with self._write.begin() as session:
@@ -52,8 +53,8 @@ class EventLog(Part):
         """Append one event of the service itself.
 
         Raises:
-            NotFoundError: No such job.
-            LeaseLostError: `token` is not the lease's.
+            NotFoundError: The job does not exist.
+            LeaseLostError: The lease has another token by now.
         """
         with self._write.begin() as session:
             row = rows.find(session, job_id, token=token, lock=True)
@@ -62,10 +63,10 @@ class EventLog(Part):
     def of(
         self, job_id: str, *, owner: str | None = None, after: int = 0, limit: int = 100
     ) -> tuple[list[Event], bool]:
-        """Events of a job with an id above `after`, oldest first, and whether there are more.
+        """List the events of a job with an id above `after`, oldest first, and return whether there are more.
 
         Raises:
-            NotFoundError: No such job of this owner.
+            NotFoundError: The owner has no such job.
         """
         query = select(EventRow).where(EventRow.job_id == job_id, EventRow.id > after).order_by(EventRow.id)
         with self._read() as session:
@@ -76,10 +77,10 @@ class EventLog(Part):
     def newest(
         self, job_id: str, *, owner: str | None = None, before: int = 0, limit: int = 100
     ) -> tuple[list[Event], bool]:
-        """Events of a job with an id below `before` (0: all), newest first, and whether there are more.
+        """List the events of a job with an id below `before` (0: all), newest first, and return whether there are more.
 
         Raises:
-            NotFoundError: No such job of this owner.
+            NotFoundError: The owner has no such job.
         """
         query = select(EventRow).where(EventRow.job_id == job_id).order_by(EventRow.id.desc())
         if before:
@@ -90,14 +91,14 @@ class EventLog(Part):
             return [self._reader.reduced(Event, row) for row in found[:limit]], len(found) > limit
 
     def jobs_with(self, *, after: int) -> set[str]:
-        """Jobs of the events that became visible since `after` was the highest id; perhaps some more."""
+        """Return the jobs of the events that became visible since `after` was the highest id; perhaps some more."""
         first = after - _LATE if self.backend == "postgresql" else after
         with self._read() as session:
             return set(session.scalars(select(EventRow.job_id).where(EventRow.id > first).distinct()))
 
     def last_id(self) -> int:
-        """The highest id of any job's events: that it grew is the sign that something happened. On PostgreSQL an event
-        of another job with a lower id may still become visible after it.
+        """Return the highest id of any job's events; a larger one means that there are new events. On PostgreSQL an
+        event of another job with a lower id may still become visible after it.
         """
         with self._read() as session:
             return session.scalar(select(func.max(EventRow.id))) or 0

@@ -1,4 +1,4 @@
-"""What the store hands out: frozen values, detached from the database."""
+"""The values of the store: frozen, detached from the database."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from eda_service.jobstore.row import Count, Number, Row, Seconds, parses, parses
 
 Origin = Literal["api", "ray"]
 UNREADABLE = "unreadable"
-"""Stands for a text that cannot be read."""
+"""Placeholder for a text that cannot be read."""
 
 OneLine = Annotated[str, StringConstraints(pattern=r"^[^\r\n\x00]*$")]
 JobId = Annotated[str, StringConstraints(pattern=f"^{JOB_ID_PATTERN}$")]
-"""A job's id is a directory's name and a part of URLs."""
+"""Id of a job, which is also a directory's name and a part of URLs."""
 _Deadline = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class _Heartbeat(BaseModel):
-    """What a heartbeat holds, each part if it is there."""
+    """The content of a heartbeat, each part optional."""
 
     stage: str | None = None
     percent: Annotated[float, Field(allow_inf_nan=False)] | None = None
@@ -49,7 +49,7 @@ class _Heartbeat(BaseModel):
 
 
 def _heartbeat_or_none(value: Any) -> Any:
-    """A heartbeat that can be read; one that cannot is nothing lost, as the next replaces it."""
+    """Return a heartbeat if it can be read; otherwise None, because the next heartbeat replaces it."""
     try:
         _Heartbeat.model_validate(value)
     except ValidationError:
@@ -58,14 +58,14 @@ def _heartbeat_or_none(value: Any) -> Any:
 
 
 class _Failure(BaseModel):
-    """What every error of a job has."""
+    """The fields that every error of a job has."""
 
     code: str
     message: str
 
 
 def _parse_as(kind: JobKind | None, config: Mapping[str, Any]) -> None:
-    """Parse a job's config; of a kind that is known it must be of that one."""
+    """Check that a job's config parses; if its kind is known, it must be of that kind."""
     found = kind_of(parse_task(config))
     if kind is not None and found is not kind:
         raise ValueError(f"it is of kind {found.value} in a job of kind {kind.value}")
@@ -130,33 +130,33 @@ class Job(Row):
 
     @property
     def ray_submission_id(self) -> str:
-        """Ray's name for the current attempt."""
+        """Ray's submission id of the current attempt."""
         return f"{self.id}-a{self.attempt}"
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing will happen any more unless somebody retries."""
+        """Whether the state is final unless somebody retries the job."""
         return self.status in TERMINAL
 
     @property
     def outcome(self) -> str | None:
-        """What the job has ended with, whatever its kind: a pack, a draft or a measurement."""
+        """The result of the job of any kind: a pack, a draft or a measurement."""
         return self.result_pack if self.kind is JobKind.ADAPT else self.result
 
     @field_validator("config")
     @classmethod
     def _of_its_kind(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if value == cls.PLACEHOLDERS["config"]:
-            return value  # of a row of any kind whose own cannot be read
+            return value  # in a row of any kind whose own result cannot be read
         checked: dict[str, Any] = parses_by(partial(_parse_as, info.data.get("kind")))(value)
         return checked
 
     def task(self) -> Task:
-        """The job's config, parsed."""
+        """Parse the job's config."""
         return parse_task(self.config)
 
     def adapt_config(self) -> AdaptConfig:
-        """The config of an adaptation, parsed.
+        """Parse the config of an adaptation.
 
         Raises:
             ConflictError: The job is of another kind.
@@ -226,7 +226,7 @@ class StoredFile(Row):
 
 
 class Delivery(Row):
-    """A webhook that is due. Its id stays the same in every try, so a receiver can tell a repeated one."""
+    """A webhook to be sent. Its id is the same at every attempt, so that a receiver can recognise a repetition."""
 
     PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
         "id": 0, "job_id": UNREADABLE, "url": "", "payload": {}, "attempts": 0

@@ -1,9 +1,9 @@
-"""Which job runs next, and which dispatcher looks after it.
+"""Leases: the next job to run, and the dispatcher that is responsible for each job.
 
-A lease says who moves a job; its token is a fencing token (Kleppmann, "How to do distributed locking"): it grows
-whenever the job gets another holder, and a write that carries an older one is refused. So a dispatcher that slept
-through its lease cannot undo what its successor did. Safety rests on tokens alone; clocks that disagree between
-machines only make a lease change hands too early or too late.
+A lease names the dispatcher that changes a job's state. Its token is a fencing token (Kleppmann, "How to do distributed
+locking"): it grows whenever the job gets another holder, and a write with an older one is refused. So a dispatcher that
+was suspended beyond its lease cannot undo its successor's changes. Safety depends on tokens only; clocks that differ
+between machines only make a lease change its holder too early or too late.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from eda_service.jobstore.row import END_OF_TIME
 
 OCCUPYING = (Status.RUNNING.value, Status.CANCELLING.value)
 WAITING_FOR_RESOURCES = "waiting_for_resources"
-"""Type of the event of a job that the cluster does not hold."""
+"""Type of the event of a job that the cluster is too small for."""
 
 
 class Leases(Part):
-    """Claiming queued jobs and holding running ones."""
+    """Claims queued jobs and holds running ones."""
 
     def claim(
         self,
@@ -45,20 +45,20 @@ class Leases(Part):
     ) -> Job | None:
         """Move the next queued job to running as its next attempt, and lease it.
 
-        A job that asks for more than the whole cluster has, or of one node for more than any has, stays queued and
-        takes no place from those behind it. Of a cluster that grows by demand one such job at a time is let through to
-        wait in Ray, where the demand is seen; it takes no place either.
+        A job that needs more than the whole cluster has, or more of one node than any has, stays queued and does not
+        block the jobs behind it. For a cluster that grows by demand one such job at a time is started, to wait in Ray,
+        where the demand is seen; it blocks no other job either.
 
         Args:
-            max_running: Jobs that may occupy the cluster (running or being cancelled) at a time.
-            holder: The dispatcher that takes the lease.
-            lease_s: How long the lease lasts unless it is renewed by `hold`.
-            max_running_per_owner: The same for each owner; owners with as many are passed over. None: no limit.
-            cluster: Its nodes; None: not known, and every job counts as fitting.
-            cluster_grows: Whether nodes are added as jobs ask for them.
+            max_running: Largest number of jobs on the cluster (running or being cancelled) at the same time.
+            holder: Name of the dispatcher that takes the lease.
+            lease_s: Seconds that the lease lasts unless `hold` renews it.
+            max_running_per_owner: Largest number of jobs of one owner at the same time; None: no limit.
+            cluster: Nodes of the cluster; None: unknown, and every job counts as fitting.
+            cluster_grows: Whether nodes are added on demand.
 
         Returns:
-            The job of the highest priority that came first, or None when there is none or no room for it.
+            The oldest job of the highest priority that may start; None if there is none.
         """
         with self._write.begin() as session:
             lock(session, Space.CLAIM)
@@ -76,15 +76,15 @@ class Leases(Part):
             return Job.model_validate(row)
 
     def hold(self, *, holder: str, lease_s: float) -> list[Job]:
-        """Renew this holder's leases, take those that are free or have run out, and return all their jobs.
+        """Renew this holder's leases, take those that are free or have expired, and return all their jobs.
 
         Args:
-            holder: The dispatcher that will look after the jobs.
-            lease_s: How long the leases last from now on.
+            holder: Name of the dispatcher that will be responsible for the jobs.
+            lease_s: Seconds that the leases last from now on.
 
         Returns:
-            Running and cancelling jobs, oldest first. Jobs of another live holder are not among them, nor is one that
-            somebody else is writing at this moment: the next call returns it.
+            Running and cancelling jobs, oldest first, without those of another live holder and without one that another
+            process is writing now: the next call returns it.
         """
         query = select(JobRow).where(JobRow.status.in_(OCCUPYING), self._free_to(holder)).order_by(JobRow.seq)
         with self._write.begin() as session:
@@ -97,15 +97,15 @@ class Leases(Part):
             return self._reader.read_all(Job, found)
 
     def end_unreadable(self, *, holder: str, everything: bool = False) -> list[str]:
-        """End the jobs whose rows cannot be read as failed, so that none of them holds a place for ever.
+        """End the jobs whose rows cannot be read as failed, so that none of them blocks a place forever.
 
         Args:
-            holder: The dispatcher that asks; jobs of another live one are left to it, which may be of a newer version.
-            everything: Also look at queued jobs, and at those with a status that there is not. `claim` ends a queued
-                one that it comes upon; the rest never gets there.
+            holder: Name of the dispatcher; jobs of another live one, which may be of a newer version, are left to it.
+            everything: Whether to include queued jobs, and those with an unknown status. `claim` ends a queued one that
+                it meets, but does not see the others.
 
         Returns:
-            Names under which Ray may still run attempts of jobs that were ended.
+            Submission ids under which Ray may still run attempts of jobs that were ended.
         """
         look = and_(JobRow.status.in_(OCCUPYING), self._free_to(holder))
         if everything:
@@ -119,7 +119,7 @@ class Leases(Part):
             return [name for row in found if (name := self._end(session, row)) is not None]
 
     def _next_readable(self, session: Session, room: ColumnElement[bool]) -> JobRow | None:
-        """The next job of the queue for which there is room; one that cannot be read is ended on the way."""
+        """Return the next job of the queue that may start; one that cannot be read is ended on the way."""
         while (row := _next(session, self._now(), room)) is not None:
             if self._reader.read(Job, row) is not None:
                 return row
@@ -127,7 +127,9 @@ class Leases(Part):
         return None
 
     def _end(self, session: Session, row: JobRow) -> str | None:
-        """End a job as failed without use of any column that may be what is damaged; Ray's name for its attempt."""
+        """End a job as failed without using any column that may be damaged; return Ray's submission id
+        of its attempt.
+        """
         reduced = self._reader.reduced(Job, row)
         if reduced.unreadable is None:
             return None
@@ -136,26 +138,28 @@ class Leases(Part):
         row.status, row.finished_at, row.error = Status.FAILED.value, self._now(), error
         row.lease_holder, row.lease_until = None, 0
         session.flush()
-        with suppress(SQLAlchemyError), session.begin_nested():  # if the id is what is damaged, no event can name it
+        with suppress(SQLAlchemyError), session.begin_nested():  # if the id is damaged, no event can name it
             told = rows.add_event(session, row, self._now(), "job_failed", f"{error['code']}: {message}", level="error")
             outbox.enqueue(session, row, told, self._now())
             session.flush()
         return reduced.ray_submission_id
 
     def _free_to(self, holder: str) -> ColumnElement[bool]:
-        """Jobs whose lease a holder has or may take; also those whose lease ends at no time that there is."""
-        ends = or_(JobRow.lease_until <= self._now(), JobRow.lease_until > END_OF_TIME)  # to SQLite text is above all
+        """Make the condition on jobs whose lease a holder has or may take, or whose lease ends at an
+        impossible time.
+        """
+        ends = or_(JobRow.lease_until <= self._now(), JobRow.lease_until > END_OF_TIME)  # text is largest in SQLite
         return or_(JobRow.lease_holder == holder, JobRow.lease_holder.is_(None), ends)
 
     def tell_misfits(self, cluster: Machines) -> list[str]:
-        """Keep in each live job's row why it does not start, where the cluster does not hold it, and give it an event
-        that says so, unless it has one.
+        """Store, in the row of each live job that the cluster is too small for, why it does not start, and add an event
+        that says so unless it has one.
 
         Args:
-            cluster: Its nodes.
+            cluster: Nodes of the cluster.
 
         Returns:
-            Ids of the jobs that were told now.
+            Ids of the jobs that got an event now.
         """
         live = JobRow.status.in_((Status.QUEUED.value, Status.RUNNING.value))
         query = select(JobRow).where(live, or_(not_(_fits(cluster)), JobRow.waits_for.is_not(None)))
@@ -169,7 +173,7 @@ class Leases(Part):
             return [row.id for row in session.scalars(again).all() if self._tell(session, row, cluster)]
 
     def _tell(self, session: Session, row: JobRow, cluster: Machines) -> bool:
-        """Write what a job waits for into its row; whether it is an event now."""
+        """Store what a job waits for in its row; return whether that made an event."""
         job = self._reader.read(Job, row)
         if job is None:
             return False
@@ -181,13 +185,13 @@ class Leases(Part):
         return True
 
     def release(self, *, holder: str) -> None:
-        """Let go of every lease of this holder, so that the next dispatcher need not wait for them to run out."""
+        """Release every lease of this holder, so that the next dispatcher need not wait for them to expire."""
         free = update(JobRow).where(JobRow.lease_holder == holder).values(lease_holder=None, lease_until=0)
         with self._write.begin() as session:
             session.execute(free.execution_options(synchronize_session=False))
 
     def occupying(self) -> list[Job]:
-        """Jobs that are running or being cancelled, whoever holds them, oldest first."""
+        """List the jobs that are running or being cancelled, of all holders, oldest first."""
         with self._read() as session:
             found = session.scalars(select(JobRow).where(JobRow.status.in_(OCCUPYING)).order_by(JobRow.seq))
             return self._reader.read_all(Job, found)
@@ -197,7 +201,9 @@ class Leases(Part):
 
 
 def _fits(cluster: Machines | None) -> ColumnElement[bool]:
-    """Condition on a job that the cluster holds, as `Machines.lack` has it; an unknown cluster holds every job."""
+    """Make the condition on jobs that the cluster is large enough for, as `Machines.lack` says; an
+    unknown cluster is.
+    """
     if cluster is None:
         return true()
     total = and_(JobRow.cpus <= cluster.total.cpus + TOLERANCE, JobRow.gpus <= cluster.total.gpus)
@@ -206,7 +212,7 @@ def _fits(cluster: Machines | None) -> ColumnElement[bool]:
 
 
 def _waits_for(job: Job, cluster: Machines) -> str | None:
-    """Why a job does not start, in a sentence; None: the cluster holds it."""
+    """Return why a job does not start, in a sentence; None: the cluster is large enough."""
     lack = cluster.lack(Need(Capacity(job.cpus, job.gpus), Capacity(job.node_cpus, job.node_gpus)))
     if lack is None:
         return None
@@ -217,7 +223,7 @@ def _waits_for(job: Job, cluster: Machines) -> str | None:
 def _room(
     session: Session, max_running: int, max_running_per_owner: int | None, cluster: Machines | None, *, grows: bool
 ) -> ColumnElement[bool] | None:
-    """Condition on the queued jobs that may start now; None: not one may."""
+    """Make the condition on the queued jobs that may start now; None: no job may start."""
     if max_running_per_owner == 0:
         return None
     occupying = JobRow.status.in_(OCCUPYING)
@@ -236,7 +242,9 @@ def _room(
 
 
 def _next(session: Session, now: int, room: ColumnElement[bool]) -> JobRow | None:
-    """The oldest job of the highest priority; both looks walk the index of the queue and stop at the first row."""
+    """Return the oldest job of the highest priority; both queries follow the index of the queue and stop at the first
+    row.
+    """
     fits = [JobRow.status == Status.QUEUED.value, JobRow.not_before <= now, room]
     highest = select(JobRow.priority).where(*fits).order_by(JobRow.priority.desc()).limit(1).scalar_subquery()
     query = select(JobRow).where(*fits, JobRow.priority == highest).order_by(JobRow.seq).limit(1)

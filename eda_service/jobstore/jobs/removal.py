@@ -1,4 +1,4 @@
-"""Forgetting a job that has ended: its row, its events, its webhooks that are done with, and its idempotency keys."""
+"""Removal of a job that has ended: its row, its events, its finished webhooks, and its idempotency keys."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from eda_service.jobstore.models import DeploymentRow, EventRow, IdempotencyRow,
 
 
 class Removal(Part):
-    """Taking rows of jobs out of the database."""
+    """Deletes rows of jobs."""
 
     def remove(self, job_id: str, *, owner: str | None, forget: Callable[[], None]) -> None:
         """Delete everything about a job that has ended.
 
         Args:
-            job_id: The job.
-            owner: Whose; None: whoever's.
-            forget: Called last, before anything is written for good: from then on its files are no job any more.
+            job_id: Id of the job.
+            owner: Owner of the job; None: any owner.
+            forget: Function called last, before the commit: after it the job's files no longer count as a job.
 
         Raises:
-            NotFoundError: No such job of this owner.
-            ConflictError: It has not ended, a deployment was made by it, or its webhook is on the way.
+            NotFoundError: The owner has no such job.
+            ConflictError: The job has not ended, a deployment was made by it, or its webhook is being sent.
         """
         with self._write.begin() as session:
             row = rows.find(session, job_id, owner=owner, lock=True)

@@ -1,4 +1,4 @@
-"""States of a job, and the table of moves between them."""
+"""States of a job, and the table of legal transitions between them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from eda_service.errors import ConflictError
 
 
 class Status(StrEnum):
-    """Where a job is in its life; the stage it runs is a separate field."""
+    """The state of a job; its current stage is a separate field."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -19,8 +19,8 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
-# running -> queued is a lost attempt that is tried again; failed or cancelled -> queued is a retry somebody asked for;
-# cancelling -> succeeded or failed is a job that ended by itself before the stop reached it.
+# running -> queued is a lost attempt that is tried again; failed or cancelled -> queued is a retry that a user asked
+# for; cancelling -> succeeded or failed is a job that ended by itself before the stop reached it.
 LEGAL: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.RUNNING, Status.FAILED, Status.CANCELLED}),
     Status.RUNNING: frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLING, Status.QUEUED}),
@@ -37,10 +37,10 @@ TERMINAL: frozenset[Status] = frozenset(Status) - LIVE
 def require_legal(
     job_id: str, source: Status, destination: Status, *, only_from: Collection[Status] | None = None
 ) -> None:
-    """Check one move against the table, and against the states that a caller means to leave.
+    """Check one transition against the table, and against the states that the caller means to leave.
 
     Raises:
-        ConflictError: The table has no such move, or `source` is none of `only_from`.
+        ConflictError: The table has no such transition, or `source` is not in `only_from`.
     """
     if only_from is not None and source not in only_from:
         wanted = " or ".join(sorted(each.value for each in only_from))

@@ -1,4 +1,4 @@
-"""How a job comes into the queue by request, with idempotency, deduplication and a quota.
+"""Submissions of jobs into the queue by request, with idempotency, deduplication and a quota.
 
 A key that does not exist yet and a count cannot be locked as rows, so each check first takes its advisory lock: of many
 equal requests at once, one makes the job and the others wait for it and return it.
@@ -26,7 +26,7 @@ from eda_service.jobstore.vault import is_sealed, require_vault
 
 
 class Submissions(Part):
-    """Making jobs."""
+    """Makes jobs."""
 
     def create(
         self,
@@ -48,20 +48,20 @@ class Submissions(Part):
         """Queue a job, or return the one that this request already made.
 
         Args:
-            config: What to do.
-            owner: Whose job it is. Keys, equal content and the quota count within one owner.
-            labels: The caller's own key-value pairs.
-            priority: Higher runs first; equal priorities run in order of arrival.
-            max_attempts: Attempts before a retryable failure becomes final.
-            idempotency_key: A repeated key returns the first call's job.
+            config: Config of the job.
+            owner: Owner of the job. Keys, equal content and the quota count within one owner.
+            labels: Key-value pairs of the caller.
+            priority: Priority; higher runs first, and equal priorities run in order of arrival.
+            max_attempts: Number of attempts before a retryable failure becomes final.
+            idempotency_key: Key of the request; a repeated key returns the first call's job.
             request_sha256: Hash of the request body, so that one key cannot mean two requests.
-            force: Queue a new job even when a live one has the same content. Content is the config, the webhook and
-                the deadlines: joining a job that tells nobody of its end would lose the caller's webhook.
-            webhook: `{"url", "secret"}`, told once the job has ended.
+            force: Whether to queue a new job even if a live one has the same content. Content is the config, the
+                webhook and the deadlines: joining a job without the same webhook would lose the caller's notification.
+            webhook: Object `{"url", "secret"}` of the webhook that is sent when the job has ended.
             stage_deadlines: Longest time of each stage, in seconds.
-            max_queued_per_owner: Refuse a new job when the owner has this many queued; None: no limit.
-            need: What the job asks the cluster for, at most; nothing: not known, it counts as fitting.
-            warnings: What spoke against the job and was overruled; each becomes an event of a new job.
+            max_queued_per_owner: Number of queued jobs of the owner at which a new one is refused; None: no limit.
+            need: Largest capacity that the job needs of the cluster; unknown counts as fitting.
+            warnings: Objections to the job that were overruled; each becomes an event of a new job.
 
         Returns:
             The job, and whether this call made it.
@@ -101,7 +101,7 @@ class Submissions(Part):
             return Job.model_validate(row), made
 
     def replayed(self, owner: str, idempotency_key: str, request_sha256: str) -> Job | None:
-        """The job that a request with this key made before; None for a key that is new.
+        """Return the job that an earlier request with this key made; None for a new key.
 
         Raises:
             ConflictError: The key was used before with another request.
@@ -111,7 +111,7 @@ class Submissions(Part):
             return None if row is None else self._reader.reduced(Job, row)
 
     def forget_keys(self, *, before: int) -> int:
-        """Remove idempotency keys first used before a time (seconds since the epoch); how many there were."""
+        """Remove idempotency keys first used before a time (seconds since the epoch); return their number."""
         with self._write.begin() as session:
             old = delete(IdempotencyRow).where(IdempotencyRow.created_at < before)
             return session.connection().execute(old).rowcount
@@ -122,10 +122,10 @@ class Submissions(Part):
         return None if found is None or self._reader.read(Job, found) is None else found
 
     def _sealed(self, webhook: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        """A webhook as it may lie in the database.
+        """Return a webhook with its secret sealed, as the database stores it.
 
         Raises:
-            InputError: It has a secret, and this process has no keys to seal it under.
+            InputError: The webhook has a secret, and this process has no keys to seal it.
         """
         if webhook is None or webhook.get("secret") is None or is_sealed(webhook["secret"]):
             return None if webhook is None else dict(webhook)
@@ -143,7 +143,7 @@ def _replay_of(session: Session, owner: str, key: str, request_sha256: str) -> J
     if replay is None:
         return None
     row = session.scalars(select(JobRow).where(JobRow.id == replay.job_id)).first()
-    if row is None:  # its job was lost with an older copy of the database: the key is free again
+    if row is None:  # its job is missing in a restored older database: the key is free again
         session.delete(replay)
         session.flush()
         return None
@@ -156,7 +156,7 @@ def _replay_of(session: Session, owner: str, key: str, request_sha256: str) -> J
 
 
 def require_room(session: Session, owner: str, limit: int | None) -> None:
-    """Hold the owner's queue still and check that it takes one more job.
+    """Lock the owner's queue and check that it may take one more job.
 
     Raises:
         QuotaExceededError: The owner has `limit` queued jobs.

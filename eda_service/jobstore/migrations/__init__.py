@@ -1,1 +1,1 @@
-"""Alembic's home: `env.py` runs the revisions in `versions` on the connection that `jobstore.schema` gives it."""
+"""Package of Alembic: `env.py` runs the revisions in `versions` on the connection of `jobstore.schema`."""

@@ -1,4 +1,4 @@
-"""Alembic's entry point. The transaction belongs to whoever gave the connection."""
+"""Alembic's entry point. The caller that gave the connection owns the transaction."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which directories callers may name files in: `EDA_LOCAL_ROOTS`, never the service's own.
+"""The directories in which callers may name files (`EDA_LOCAL_ROOTS`), never the service's own.
 
-The API's process has the variable from `eda up --allow` or the operator; jobs and replicas have it from the service, so
-that what the API checked at submit is checked again where it is read.
+The API's process has the variable from `eda up --allow` or the operator. Jobs and replicas have it from the service, so
+that the API's check at submit is repeated where the file is read.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ VARIABLE = "EDA_LOCAL_ROOTS"
 
 
 def roots_for(directories: Iterable[Path], home: Path) -> Roots:
-    """Roots of a service: its home, and a directory that is its storage, are never beneath one."""
+    """Make the roots of a service; its home, and a directory that is its storage, are private."""
     return Roots.of(directories, private=[home, *_storage_directories()])
 
 
 def current_roots() -> Roots | None:
-    """The roots of the service that this process works for; None in one that somebody started by hand."""
+    """Return the roots of the service that this process works for; None in a process that was started by hand."""
     directories = Environment.read().local_roots
     return roots_for(directories, home_dir()) if directories else None
 
 
 def roots_env(directories: Iterable[Path]) -> dict[str, str]:
-    """The variable, for the environment of a job; empty without roots."""
+    """Return the variable for the environment of a job; empty without roots."""
     value = os.pathsep.join(str(path) for path in directories)
     return {VARIABLE: value} if value else {}
 

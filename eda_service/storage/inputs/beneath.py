@@ -1,11 +1,11 @@
-"""Files that a caller names: opened once, by descriptor, beneath the directories in which names are allowed.
+"""Opening files that a caller names: once, by descriptor, beneath the directories in which names are allowed.
 
-A path is walked component by component (`openat` with `O_PATH | O_NOFOLLOW`), so that nothing that is exchanged
-meanwhile leads anywhere else. A symbolic link is followed only if what it names lies beneath a root too; a path that
-leaves the roots is refused before anything out there is looked at, so that no answer tells what is there. Below a root
-nothing leads into a private directory: the service's home, its storage, `/proc`.
+A path is walked component by component (`openat` with `O_PATH | O_NOFOLLOW`), so that a component that is replaced
+meanwhile cannot lead elsewhere. A symbolic link is followed only if its target lies beneath a root too. A path that
+leaves the roots is refused before anything outside is read, so that no answer reveals what is there. No path beneath a
+root may lead into a private directory: the service's home, its storage, `/proc`.
 
-What is found is opened for reading through its descriptor, as `eda_service.regular_files` says.
+A file is opened for reading through its descriptor, as `eda_service.regular_files` explains.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ALWAYS_PRIVATE = Path("/proc")
 
 
 class OutsideError(Exception):
-    """A path, or the entry of a directory that `entry` names, leads out of the roots or into a private directory."""
+    """A path, or a directory's entry named `entry`, leads out of the roots or into a private directory."""
 
     def __init__(self, entry: str = "") -> None:
         super().__init__(entry)
@@ -38,7 +38,7 @@ class OutsideError(Exception):
 
 @dataclass(frozen=True)
 class FileIdentity:
-    """One state of one file: another file under its name, or another content, has another identity."""
+    """One state of one file: a replaced or changed file has another identity."""
 
     device: int
     inode: int
@@ -47,7 +47,7 @@ class FileIdentity:
 
     @classmethod
     def of(cls, found: os.stat_result) -> FileIdentity:
-        """The identity in what `stat` says."""
+        """Make the identity from the result of `stat`."""
         return cls(found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size)
 
 
@@ -56,8 +56,8 @@ class Roots:
     """Directories beneath which files may be named.
 
     Attributes:
-        allowed: Each as it may be written, with the directory it is: a root that is a link is followed once, here.
-        private: Directories that nothing beneath a root leads into.
+        allowed: Each root as it may be written, with its real directory: a root that is a link is followed once, here.
+        private: Directories into which no path beneath a root may lead.
     """
 
     allowed: tuple[tuple[str, Path], ...]
@@ -65,7 +65,7 @@ class Roots:
 
     @classmethod
     def of(cls, allowed: Iterable[Path], private: Iterable[Path]) -> Roots:
-        """Resolve directories; a root that is a part of a private directory is none."""
+        """Resolve directories; a root inside a private directory is dropped."""
         kept_apart = tuple(path.expanduser().resolve() for path in private)
         found: dict[str, Path] = {}
         for path in allowed:
@@ -78,20 +78,20 @@ class Roots:
 
     @property
     def directories(self) -> tuple[Path, ...]:
-        """The roots, without links."""
+        """The roots, with links resolved."""
         return tuple(dict.fromkeys(real for _, real in self.allowed))
 
     def names(self, path: str) -> bool:
-        """Whether a path is written as one beneath a root; nothing is looked at."""
+        """Whether a path is written as one beneath a root; the file system is not read."""
         return _enter(self, path) is not None
 
     def open_file(self, path: str) -> tuple[BinaryIO, Path]:
-        """Open a regular file for reading; with its path without links.
+        """Open a regular file for reading; return it with its path, links resolved.
 
         Raises:
-            OutsideError: It does not lie beneath a root.
-            OSError: It is no regular file, or cannot be opened.
-            ValueError: It holds a NUL.
+            OutsideError: The file is not beneath a root.
+            OSError: The file is not regular, or cannot be opened.
+            ValueError: The path holds a NUL.
         """
         descriptor, real = _Walk(self).follow(path)
         try:
@@ -100,15 +100,15 @@ class Roots:
             os.close(descriptor)
 
     def files(self, directory: str) -> tuple[Path, dict[str, FileIdentity]]:
-        """A directory's path without links, and what is in it and in its subdirectories by its relative path.
+        """Return a directory's path, links resolved, and the entries of it and its subdirectories by relative path.
 
-        The directory itself is `.`, and the names of those below end in `/`: one that is renamed away and back has
-        another time of change.
+        The directory itself is `.`, and the names of subdirectories end in `/`: a directory that is renamed away and
+        back has another time of change.
 
         Raises:
             OutsideError: The directory, or something in it, does not lie beneath a root.
-            OSError: Something in it is neither a file nor a directory, there are more than `MAX_ENTRIES` things in it,
-                or it cannot be read.
+            OSError: An entry is neither a file nor a directory, there are more than `MAX_ENTRIES` entries, or the
+                directory cannot be read.
             ValueError: The path holds a NUL.
         """
         found: dict[str, FileIdentity] = {}
@@ -142,7 +142,9 @@ class Roots:
             raise OutsideError(name) from None
 
     def _list(self, directory: str, seen: set[tuple[int, int]]) -> tuple[list[str], Path, os.stat_result]:
-        """Names in a directory, none if it was seen before; its path without links; and what it is."""
+        """List the names in a directory (empty if it is in `seen`); return them with its path, links resolved, and its
+        status.
+        """
         descriptor, real = _Walk(self).follow(directory)
         try:
             status = os.fstat(descriptor)
@@ -161,10 +163,10 @@ class Roots:
 
 
 class _Walk:
-    """One path on its way down from a root.
+    """The walk along one path, starting at a root.
 
     Args:
-        roots: Where it may go.
+        roots: Roots that the walk must stay beneath.
     """
 
     def __init__(self, roots: Roots) -> None:
@@ -176,7 +178,9 @@ class _Walk:
         self._pending: deque[str] = deque()
 
     def follow(self, path: str) -> tuple[int, Path]:
-        """An `O_PATH` descriptor of what a path leads to, for the caller to close, and the path without links."""
+        """Return an `O_PATH` descriptor of the end of a path, which the caller closes, and the path with links
+        resolved.
+        """
         num_links = 0
         try:
             self._start(path)
@@ -205,7 +209,7 @@ class _Walk:
         self._push(os.open(self._root, _LOOK | os.O_DIRECTORY))
 
     def _down(self, name: str) -> str | None:
-        """Step into what has a name here; a link is not stepped into, but its text returned."""
+        """Step into the entry of this name; for a link, return its text instead."""
         descriptor = os.open(name, _LOOK, dir_fd=self._descriptors[-1])
         if stat.S_ISLNK(os.fstat(descriptor).st_mode):
             try:
@@ -242,7 +246,7 @@ class _Walk:
 
 
 def _enter(roots: Roots, path: str) -> tuple[Path, list[str]] | None:
-    """The root that a path is written beneath, and the rest of the path; None for any other path."""
+    """Return the root that a path is written beneath, and the rest of the path; None for any other path."""
     if "\0" in path:
         raise ValueError("a path holds no NUL")
     parts = _parts(path)

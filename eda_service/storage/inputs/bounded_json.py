@@ -1,4 +1,4 @@
-"""JSON from files that strangers wrote: bounded in size; a document nested too deeply is an error like any other."""
+"""JSON from files of strangers: limited in size; a document that is nested too deeply is an ordinary error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MAX_BYTES = 16 << 20
 
 
 def read_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """The object in a file.
+    """Read the JSON object in a file.
 
     Raises:
         ValueError: The file is too large, or holds no JSON object; the message says which.
-        OSError: It cannot be read, or is no regular file.
+        OSError: The file cannot be read, or is not regular.
     """
     with open_regular(path) as stream:
         size_bytes = os.fstat(stream.fileno()).st_size
@@ -30,15 +30,15 @@ def read_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
 
 
 def parse(text: str | bytes, *, unique_keys: bool = False) -> Any:
-    """The value in a text.
+    """Parse the JSON value in a text.
 
     Args:
-        text: JSON.
-        unique_keys: Refuse an object that has a key twice, of which the last one would win.
+        text: JSON text.
+        unique_keys: Whether to refuse an object that has a key twice; otherwise the last value counts.
 
     Raises:
-        ValueError: It is no JSON, is nested too deeply, has a key twice, or holds half of a surrogate pair, which is
-            no text.
+        ValueError: The text is not JSON, is nested too deeply, has a key twice, or holds half of a surrogate pair,
+            which is not text.
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique if unique_keys else None)

@@ -1,11 +1,11 @@
-"""Copies of prompt files, made while they are checked at submit: `<home>/inputs/<sha256>.jsonl`; and files that were
-uploaded: `<home>/files/<id>.jsonl`, from which such copies are made.
+"""Copies of prompt files, made while they are checked at submit: `<home>/inputs/<sha256>.jsonl`; and uploaded files:
+`<home>/files/<id>.jsonl`, from which such copies are made.
 
-A job reads the copy, so that what was checked is what is read, whatever happens to the file meanwhile. The name is the
-content's hash: equal files are one copy. Only the service's user can read them; they stay as long as a job names them,
-since it may be retried at any time; `eda gc` removes the others. With storage by URL each is an object
-`inputs/<sha256>.jsonl` too. An uploaded file belongs to one id of one owner, and goes when that is deleted; copies that
-jobs were made from stay.
+A job reads the copy, so that it reads what was checked, whatever happens to the file meanwhile. The name is the
+content's hash: equal files share one copy. Only the service's user can read the copies; they stay as long as a job
+names them, since it may be retried at any time; `eda gc` removes the others. With storage by URL each is also an object
+`inputs/<sha256>.jsonl`. An uploaded file belongs to one id of one owner, and is deleted with it; copies that jobs were
+made from stay.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from eda_service.storage.files import fsync_dir, is_disk_full, sha256_file, temp
 from eda_service.storage.place import current_place
 
 ABANDONED_S = 24 * 3600.0
-"""What is written for longer belongs to a process that was killed."""
+"""Age in seconds after which an unfinished file belongs to a process that was killed."""
 UPLOADS = "files"
 INPUTS = "inputs"
 
 
 def directory(home: Path, name: str = INPUTS) -> Path:
-    """Where the copies are, made for this user alone."""
+    """Return the directory of the copies; it is made for this user only."""
     path = home / name
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
 
 class Copy:
-    """One copy being written.
+    """A copy that is being written.
 
     Args:
-        path: Where it is written until it is whole.
+        path: Path of the file until it is complete.
         param: The field that errors name.
     """
 
@@ -54,7 +54,7 @@ class Copy:
         """Append bytes.
 
         Raises:
-            InsufficientStorageError, StorageError: The service's disk does not take them.
+            InsufficientStorageError, StorageError: The service's disk cannot store them.
         """
         self._digest.update(data)
         self.size_bytes += len(data)
@@ -62,40 +62,40 @@ class Copy:
             self._stream.write(data)
 
     def reread(self) -> BinaryIO:
-        """What was written so far, from its beginning."""
+        """Open what was written so far, at its beginning."""
         with _told(self._param):
             self._stream.flush()
             return self._path.open("rb")
 
     def publish(self, name: str | None = None) -> str:
-        """Flush it, give it its name, and return its hash, which is the name where none is given.
+        """Flush the copy, give it its name, and return its hash, which is the name if none is given.
 
         Raises:
-            InsufficientStorageError, StorageError: The service's disk, or its storage, does not take it.
+            InsufficientStorageError, StorageError: The service's disk, or its storage, cannot store it.
         """
         sha256 = self._digest.hexdigest()
         path = self._path.with_name(f"{name or sha256}.jsonl")
         with _told(self._param):
             self._stream.flush()
             os.fsync(self._stream.fileno())
-            os.replace(self._path, path)  # what is there already has the same bytes
+            os.replace(self._path, path)  # an existing copy already has the same bytes
             fsync_dir(path.parent)
         current_place().objects(path.parents[1]).put_file(f"{path.parent.name}/{path.name}", path)
         return sha256
 
     def close(self) -> None:
-        """Forget what was not published."""
+        """Delete the copy if it was not published."""
         self._stream.close()
         self._path.unlink(missing_ok=True)
 
 
 @contextmanager
 def copying(home: Path, *, param: str = "dataset.source") -> Iterator[Copy]:
-    """A copy to write and publish, for a job.
+    """Open a copy to write and publish, for a job.
 
     Raises:
         InsufficientStorageError: The disk of the home is full.
-        StorageError: It cannot be written for another reason.
+        StorageError: The copy cannot be written for another reason.
     """
     with _writing(home, INPUTS, param) as copy:
         yield copy
@@ -103,7 +103,7 @@ def copying(home: Path, *, param: str = "dataset.source") -> Iterator[Copy]:
 
 @contextmanager
 def receiving(home: Path) -> Iterator[Copy]:
-    """An uploaded file to write and publish under its id; raises as `copying` does."""
+    """Open an uploaded file to write and publish under its id; raises the errors of `copying`."""
     with _writing(home, UPLOADS, "file") as copy:
         yield copy
 
@@ -117,7 +117,7 @@ def _writing(home: Path, kind: str, param: str) -> Iterator[Copy]:
     try:
         yield copy
     finally:
-        with contextlib.suppress(OSError):  # what was buffered does not fit either
+        with contextlib.suppress(OSError):  # the buffered rest does not fit either
             copy.close()
 
 
@@ -135,16 +135,16 @@ def _told(param: str) -> Iterator[None]:
 
 
 def find_copy(sha256: str, source: str, home: Path) -> Path:
-    """The copy of a file, verified.
+    """Find the copy of a file and verify its hash.
 
     Args:
-        sha256: Its hash.
-        source: What the caller wrote, for messages.
+        sha256: Hash of the file.
+        source: Source as the caller wrote it, for messages.
         home: Root of all state.
 
     Raises:
-        DatasetInvalidError: It is not there any more.
-        ArtifactCorruptError: It has other bytes.
+        DatasetInvalidError: The copy does not exist any more.
+        ArtifactCorruptError: The copy has other bytes.
     """
     path = home / "inputs" / f"{sha256}.jsonl"
     if not path.is_file():
@@ -165,7 +165,7 @@ def find_copy(sha256: str, source: str, home: Path) -> Path:
 
 
 def find_upload(file_id: str, home: Path) -> Path | None:
-    """The bytes of an uploaded file; None when they are gone."""
+    """Find the bytes of an uploaded file; None if they are gone."""
     path = directory(home, UPLOADS) / f"{file_id}.jsonl"
     if path.is_file() or current_place().objects(home).get_file(f"{UPLOADS}/{path.name}", path):
         return path
@@ -173,7 +173,7 @@ def find_upload(file_id: str, home: Path) -> Path | None:
 
 
 def forget_upload(file_id: str, home: Path) -> None:
-    """Delete the bytes of an uploaded file; those that are not there are none the less gone."""
+    """Delete the bytes of an uploaded file, if they exist."""
     path = directory(home, UPLOADS) / f"{file_id}.jsonl"
     path.unlink(missing_ok=True)
     current_place().objects(home).delete([f"{UPLOADS}/{path.name}"])
@@ -186,7 +186,7 @@ def forget_copy(sha256: str, home: Path) -> None:
 
 
 def _clean(folder: Path) -> None:
-    """Remove what processes that were killed have left."""
+    """Remove files that killed processes have left."""
     for path in folder.glob(".input.*.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > ABANDONED_S:

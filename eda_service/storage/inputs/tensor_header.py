@@ -1,8 +1,8 @@
 """The header of a safetensors file, checked before any tensor is mapped.
 
 The format (https://github.com/huggingface/safetensors, "Format"): eight bytes with the header's length N, N bytes of
-JSON that name each tensor's dtype, shape and place, then the data. What the library leaves open is refused here too:
-a name twice, a key nobody knows, a dtype nothing of ours can hold.
+JSON that name each tensor's dtype, shape and place, then the data. Cases that the library accepts are refused here too:
+a name twice, an unknown key, a dtype that nothing here can hold.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class TensorPlace:
     """One tensor of a file.
 
     Attributes:
-        dtype: As the format names it.
-        shape: Its dimensions.
+        dtype: Dtype as the format names it.
+        shape: Dimensions of the tensor.
         begin: First byte of its data, counted from the end of the header.
-        end: The byte behind its last.
+        end: Offset after its last byte, counted in the same way.
     """
 
     dtype: str
@@ -50,7 +50,7 @@ class TensorPlace:
 
 
 def read_header(path: Path, *, param: str | None = None) -> dict[str, TensorPlace]:
-    """Every tensor of a file by name, in the order of the data.
+    """Read the place of every tensor of a file by name, in the order of the data.
 
     Raises:
         UnsafeCheckpointError: The header does not describe exactly the bytes that follow it.
@@ -71,10 +71,10 @@ def read_header(path: Path, *, param: str | None = None) -> dict[str, TensorPlac
 
 
 def parse_header(text: bytes, data_bytes: int) -> dict[str, TensorPlace]:
-    """The tensors that a header's JSON names, which must fill `data_bytes` without a gap or an overlap.
+    """Parse the tensors that a header's JSON names, which must fill `data_bytes` without a gap or an overlap.
 
     Raises:
-        UnsafeCheckpointError: They do not, or it is no such JSON.
+        UnsafeCheckpointError: The tensors do not fill the data, or the JSON is not valid.
     """
     try:
         pairs = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)

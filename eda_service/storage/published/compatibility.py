@@ -1,4 +1,4 @@
-"""Whether a base draft or a pack was made for a target, field by field."""
+"""The check that a base draft or a pack was made for a target, field by field."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from eda_service.records import DraftManifest, PackManifest, TargetFingerprint
 
 
 def check_draft_fits(draft: DraftManifest, target: TargetFingerprint) -> None:
-    """Refuse a base draft that was made for another kind of target. One that was imported where its target's tokenizer
-    was not names none, and none is held against it.
+    """Refuse a base draft that was made for another kind of target. The tokenizer is not compared if the draft was
+    imported where its target's tokenizer was absent.
 
     Raises:
         TargetIncompatibleError: A field differs; the message names all of them.
@@ -20,12 +20,12 @@ def check_draft_fits(draft: DraftManifest, target: TargetFingerprint) -> None:
 
 
 def check_draft_sizes(draft: DraftManifest, model: str, known: Mapping[str, object]) -> None:
-    """The same for a target of which only some fields are known, before its files are here.
+    """Check the known fields of a target whose files are not on this machine yet.
 
     Args:
         draft: The base draft.
-        model: The target's name, for the message.
-        known: hidden_size, vocab_size and tokenizer_sha256, those that are known.
+        model: Name of the target, for the message.
+        known: Known values of hidden_size, vocab_size and tokenizer_sha256.
 
     Raises:
         TargetIncompatibleError: A field differs; the message names all of them.
@@ -43,7 +43,7 @@ def check_draft_sizes(draft: DraftManifest, model: str, known: Mapping[str, obje
 
 
 def check_pack_fits(pack: PackManifest, target: TargetFingerprint) -> None:
-    """Refuse a target that is not the very one a pack was made for.
+    """Refuse a target that is not exactly the one a pack was made for.
 
     Raises:
         TargetIncompatibleError: A field differs; the message names all of them.

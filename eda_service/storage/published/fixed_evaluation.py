@@ -1,9 +1,9 @@
-"""The fixed evaluation of a pack's name and target: the same prompts and settings for every version, so that there is
-one scale for the champion.
+"""The fixed evaluation of a pack's name and target: the same prompts and settings for every version, so that all
+versions can be compared and a champion chosen.
 
-The first job of an owner, name and target that has measured anything leaves its held-out prompts as the fixed
-evaluation; all later ones are measured there too. It lies beside the packs, readable by the service alone, and is part
-of no pack: prompts may be private.
+The first job of an owner, name and target that measures anything stores its held-out prompts as the fixed evaluation;
+all later jobs measure on it too. It is stored beside the packs, readable by the service only, and is part of no pack:
+prompts may be private.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ MAX_PROMPTS = 64
 
 
 class FixedEvaluation(Frozen):
-    """Prompts and settings; drafts are chains, whatever the jobs use.
+    """Prompts and settings; drafts propose chains, whatever the jobs use.
 
     Attributes:
-        beside: What the chat template gets beside each of the prompts (tools, say); empty: nothing beside any.
+        beside: Arguments of the chat template for each prompt (for example tools); empty: none for any prompt.
     """
 
     num_draft_tokens: int = Field(ge=1, le=64)
@@ -41,13 +41,13 @@ class FixedEvaluation(Frozen):
 
     @property
     def text(self) -> str:
-        """As it is stored."""
+        """The content as it is stored."""
         value = self.model_dump(mode="json", exclude=None if self.beside else {"beside"})
         return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def key_of(owner: str, target: TargetFingerprint) -> str:
-    """16 hex digits that name the fixed evaluation of an owner's packs for one target."""
+    """Make 16 hex digits that name the fixed evaluation of an owner's packs for one target."""
     parts = [owner, target.weights_sha256, target.tokenizer_sha256, target.chat_template_sha256]
     return sha256_text(json.dumps(parts))[:16]
 
@@ -55,7 +55,7 @@ def key_of(owner: str, target: TargetFingerprint) -> str:
 def propose(
     config: AdaptConfig, prompts: Sequence[Sequence[dict[str, Any]]], beside: Sequence[dict[str, Any]]
 ) -> FixedEvaluation:
-    """What a job would make the fixed evaluation, from its own held-out prompts and what stands beside each."""
+    """Make the fixed evaluation that a job proposes, from its own held-out prompts and their template arguments."""
     evaluation = config.evaluation
     return FixedEvaluation(
         num_draft_tokens=evaluation.num_draft_tokens,
@@ -69,10 +69,11 @@ def propose(
 def find_or_create(
     name: str, key: str, proposal: FixedEvaluation, home: Path | None = None
 ) -> tuple[FixedEvaluation, str]:
-    """The fixed evaluation there is, else `proposal`, which it then is for good; and the sha256 of what is stored.
+    """Return the existing fixed evaluation, or store `proposal` as the permanent one; with the sha256 of what is
+    stored.
 
     Raises:
-        ArtifactCorruptError: What is there cannot be used.
+        ArtifactCorruptError: The stored evaluation cannot be used.
     """
     text = registry.find_evaluation(name, key, home)
     if text is None:
@@ -89,7 +90,7 @@ def find_or_create(
 
 
 def scored(name: str, evaluation: str, home: Path | None = None) -> set[str]:
-    """Packs that a published version of `name` has a score for on a fixed evaluation."""
+    """Return the packs for which a published version of `name` has a score on a fixed evaluation."""
     found: set[str] = set()
     for version in registry.pack_versions(name, home):
         try:

@@ -1,7 +1,7 @@
-"""Which of two packs is better, and which of many is the champion.
+"""Comparison of packs: which of two is better, and which of many is the champion.
 
-Numbers of two drafts are held against each other only when one measurement gave both: the job of one of the packs had
-the other beside it, both were measured on the fixed evaluation of their name and target, or both jobs measured the same
+Numbers of two drafts are compared only if they come from one measurement: the job of one of the packs measured the
+other beside it, both were measured on the fixed evaluation of their name and target, or both jobs measured the same
 prompts with the same settings. A job always measures the base draft alone beside its own pack.
 """
 
@@ -21,13 +21,13 @@ class Comparison:
     """Two drafts in one measurement.
 
     Attributes:
-        new: name@version of the pack that shall be served.
-        old: name@version of the other, or its base draft alone.
-        length: Acceptance length of the new one.
-        old_length: Of the other.
-        speedup: Of the new one over decoding without a draft; None where it was not measured.
-        old_speedup: Of the other.
-        by: Which measurement it was, in words.
+        new: name@version of the pack to be served.
+        old: name@version of the other pack, or its base draft alone.
+        length: Acceptance length of the new pack.
+        old_length: Acceptance length of the other.
+        speedup: Speedup of the new pack over decoding without a draft; None if it was not measured.
+        old_speedup: Speedup of the other over decoding without a draft; None if it was not measured.
+        by: Description of the measurement.
     """
 
     new: str
@@ -40,18 +40,18 @@ class Comparison:
 
     @property
     def gain(self) -> float:
-        """Acceptance of the new over that of the other."""
+        """Acceptance length of the new pack divided by that of the other."""
         return self.length / self.old_length
 
     @property
     def speed_gain(self) -> float | None:
-        """Speed of the new over that of the other; None where one was not measured."""
+        """Speed of the new pack divided by that of the other; None if one was not measured."""
         if self.speedup is None or not self.old_speedup:
             return None
         return self.speedup / self.old_speedup
 
     def in_words(self) -> str:
-        """Both numbers of both."""
+        """Describe the numbers of both packs in words."""
         told = f"acceptance_length {self.length:.3f} against {self.old_length:.3f} of {self.old}"
         if self.speed_gain is None:
             return f"{told}, speed was not measured"
@@ -59,7 +59,7 @@ class Comparison:
 
 
 def beside_base(new: PackVersion) -> Comparison | None:
-    """A pack against its base draft alone; None for a pack that does not say what it measured."""
+    """Compare a pack with its base draft alone; None for a pack without measured numbers."""
     mine = new.evaluation
     if mine is None:
         return None
@@ -68,7 +68,7 @@ def beside_base(new: PackVersion) -> Comparison | None:
 
 
 def beside(new: PackVersion, old: str) -> Comparison | None:
-    """A pack against another that its own job measured beside it; None when that job did not."""
+    """Compare a pack with another that its own job measured; None if that job did not."""
     mine = new.evaluation
     for rival in () if mine is None else mine.rivals:
         if rival.pack == old and mine is not None:
@@ -79,12 +79,12 @@ def beside(new: PackVersion, old: str) -> Comparison | None:
 
 
 def common(new: PackVersion, old: PackVersion, versions: Iterable[PackVersion] = ()) -> Comparison | None:
-    """Two packs in whatever measurement both have part in; None without any.
+    """Compare two packs by any measurement that contains both; None without one.
 
     Args:
-        new: The pack that shall be served.
-        old: The one that it would replace.
-        versions: Others whose jobs may have measured either on the fixed evaluation.
+        new: The pack to be served.
+        old: The pack that it would replace.
+        versions: Other packs whose jobs may have measured one of the two on the fixed evaluation.
     """
     direct = beside(new, old.reference)
     if direct is not None:
@@ -112,7 +112,7 @@ def common(new: PackVersion, old: PackVersion, versions: Iterable[PackVersion] =
 
 
 def why_apart(new: PackVersion, old: PackVersion) -> str:
-    """Why the numbers of two packs that `common` has none for cannot be held against each other."""
+    """Return why the numbers of two packs without a common measurement cannot be compared."""
     for each in (new, old):
         if each.evaluation is None:
             return f"{each.reference} does not say what it measured"
@@ -133,7 +133,7 @@ def why_apart(new: PackVersion, old: PackVersion) -> str:
 
 
 def regression(found: Comparison) -> str | None:
-    """Why the new one is worse, with both numbers; None when it is as good or better."""
+    """Return why the new pack is worse, with both numbers; None if it is as good or better."""
     if found.length >= found.old_length:
         return None
     return (
@@ -143,7 +143,7 @@ def regression(found: Comparison) -> str | None:
 
 
 def shortfall(found: Comparison, gate: DeployConfig) -> str | None:
-    """Why a gain is too small to deploy, with the numbers; None when it is enough.
+    """Return why a gain is too small to deploy, with the numbers; None if it is enough.
 
     Over the base draft alone, a pack also has to be faster than decoding without any draft.
     """
@@ -166,12 +166,12 @@ def shortfall(found: Comparison, gate: DeployConfig) -> str | None:
 
 
 def champion(versions: Sequence[PackVersion]) -> PackVersion | None:
-    """The best version on the fixed evaluation of the newest one's target, the older of equals; None without any
+    """Choose the best version on the fixed evaluation of the newest one's target, the older of equals; None if none was
     measured.
 
-    A version of before there were fixed evaluations stays the champion that it was until a later job has measured it
-    there, or could not load it any more. One that was pulled is never the champion by its numbers: they are what
-    somebody else says.
+    A version from before there were fixed evaluations stays the champion until a later job has measured it there, or
+    could not load it any more. A version that was pulled from elsewhere is never the champion by its numbers, because
+    another service reported them.
     """
     known_here = [each for each in versions if not each.is_pulled]
     measured = [each for each in known_here if each.manifest is not None and each.evaluation is not None]
@@ -193,7 +193,7 @@ def champion(versions: Sequence[PackVersion]) -> PackVersion | None:
 
 
 def _best_of_before(versions: Sequence[PackVersion]) -> PackVersion | None:
-    """The best of those that were measured as the newest of them was."""
+    """Choose the best of the versions that were measured in the same way as the newest of them."""
     measured = [(each, each.evaluation) for each in versions if each.evaluation is not None]
     if not measured:
         return None
@@ -203,7 +203,9 @@ def _best_of_before(versions: Sequence[PackVersion]) -> PackVersion | None:
 
 
 def _fixed_lengths(versions: Iterable[PackVersion]) -> dict[str, dict[str, float]]:
-    """By fixed evaluation, what every pack got there; of several measurements of one pack, the first."""
+    """Return the acceptance length of every pack by fixed evaluation; of several measurements of one
+    pack, the first.
+    """
     found: dict[str, dict[str, float]] = {}
     for each in versions:
         fixed = None if each.evaluation is None else each.evaluation.fixed

@@ -1,5 +1,5 @@
-"""Which packs were made over which base draft. A published manifest never changes, so each is read once by a process;
-what is asked of the registry after that is the list of names and versions.
+"""The base draft of each pack. A published manifest never changes, so a process reads each only once; after that the
+registry is asked only for the list of names and versions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from eda_service.storage.published import registry
 
 
 class PackBases:
-    """Base drafts of packs.
+    """Base drafts of the published packs.
 
     Args:
         home: Root of the registry.
@@ -23,8 +23,8 @@ class PackBases:
         self._bases: dict[tuple[str, int], str] = {}
 
     def over(self, base_draft: str) -> list[Reference]:
-        """Packs over a base draft (name@version), by name and version. One whose manifest cannot be read is left out,
-        and asked for again the next time.
+        """List the packs over a base draft (name@version), by name and version. A pack whose manifest cannot be read is
+        left out, and read again the next time.
         """
         return [Reference(*each) for each in registry.all_packs(self._home) if self._base_of(each) == base_draft]
 

@@ -1,5 +1,5 @@
-"""What packs say of themselves: who made them for what, and what their jobs measured. Which of two is worse is said by
-`eda_service.storage.published.gate`.
+"""Facts about packs from their manifests: their owner and target, and the measurements of their jobs.
+`eda_service.storage.published.gate` compares packs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from eda_service.records import ADAPTED, BASE, FixedScores, PackManifest, RivalS
 from eda_service.references import Reference
 from eda_service.storage.published.registry import pack_manifest_text, parse_pack_manifest
 
-PROMPTS = "prompts"  # in the manifest's inputs: hash of the prompts that the held-out ones were split off
+PROMPTS = "prompts"  # key in the manifest's inputs: hash of the prompts that the held-out ones were split off
 
 
 class PackEvaluation(BaseModel):
-    """What a pack's job measured, at the first temperature of its evaluation; speeds at the first that was timed."""
+    """The measurements of a pack's job, at the first temperature of its evaluation; speeds at the first
+    that was timed.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,13 +46,13 @@ class PackEvaluation(BaseModel):
 
 @dataclass(frozen=True)
 class PackVersion:
-    """One published version.
+    """One published version of a pack.
 
     Attributes:
-        name: Of the pack.
-        version: Its number.
-        manifest: What it says of itself; None when that cannot be read.
-        evaluation: What it measured; None when it does not say.
+        name: Name of the pack.
+        version: Number of the version.
+        manifest: Manifest of the version; None if it cannot be read.
+        evaluation: Measurements of its job; None if the manifest has none.
     """
 
     name: str
@@ -60,26 +62,26 @@ class PackVersion:
 
     @property
     def reference(self) -> str:
-        """name@version."""
+        """The version as name@version."""
         return str(Reference(self.name, self.version))
 
     @property
     def is_pulled(self) -> bool:
-        """Whether it was made elsewhere, so that its numbers are what somebody else says."""
+        """Whether it was made elsewhere and pulled, so that another service reported its numbers."""
         return self.manifest is not None and bool(self.manifest.source)
 
 
 def timed_temperature(config: AdaptConfig) -> float:
-    """The temperature at which speeds are compared: the first that is timed."""
+    """Return the temperature at which speeds are compared: the first that is timed."""
     return (config.evaluation.timed_temperatures or config.evaluation.temperatures)[0]
 
 
 def measured_on(config: AdaptConfig, num_prompts: int | None = None) -> str:
-    """On which held-out prompts a job measures, in words for people.
+    """Describe the held-out prompts on which a job measures, in words.
 
     Args:
-        config: Of the job.
-        num_prompts: As many as were really measured; None: as many as the config asks for.
+        config: Config of the job.
+        num_prompts: Number of prompts that were really measured; None: the number in the config.
     """
     held_out, wanted = config.eval_dataset, config.evaluation.num_prompts
     source = (held_out or config.dataset).source
@@ -91,10 +93,10 @@ def measured_on(config: AdaptConfig, num_prompts: int | None = None) -> str:
 
 
 def read_pack(name: str, version: int, home: Path | None = None) -> PackVersion:
-    """A published version, its files not verified: whoever loads them does that.
+    """Read a published version without verifying its files; code that loads the files verifies them.
 
     Raises:
-        NotFoundError: No such version.
+        NotFoundError: The version does not exist.
     """
     try:
         return _read(name, version, pack_manifest_text(Reference(name, version), home))
@@ -104,13 +106,13 @@ def read_pack(name: str, version: int, home: Path | None = None) -> PackVersion:
 
 @lru_cache(maxsize=1024)
 def _read(name: str, version: int, text: str) -> PackVersion:
-    """Packs are looked at far more often than they are published, and the same text says the same."""
+    """Parse a manifest, cached: packs are read far more often than published, and equal texts give equal results."""
     manifest = parse_pack_manifest(text, Reference(name, version))
     return PackVersion(name, version, manifest, evaluation_of(manifest))
 
 
 def evaluation_of(manifest: PackManifest) -> PackEvaluation | None:
-    """The evaluation in a manifest; None when it has none, or was written by a version with other settings."""
+    """Return the evaluation in a manifest; None if it has none, or was written by a version with other settings."""
     try:
         config = AdaptConfig.model_validate(manifest.config)
         temperature = config.evaluation.temperatures[0]
@@ -139,7 +141,7 @@ def evaluation_of(manifest: PackManifest) -> PackEvaluation | None:
 
 
 def target_of(manifest: PackManifest) -> TargetSpec | None:
-    """The target that a pack was made for, as its job named it; None for one of a version with other settings."""
+    """Return the target of a pack, as its job named it; None if a version with other settings wrote the manifest."""
     try:
         return AdaptConfig.model_validate(manifest.config).target
     except ValidationError:
@@ -147,7 +149,7 @@ def target_of(manifest: PackManifest) -> TargetSpec | None:
 
 
 def _compared_by(manifest: PackManifest, config: AdaptConfig) -> str:
-    """Equal texts: equal target, prompts and settings."""
+    """Make a text that is equal for equal target, prompts and settings."""
     settings = config.evaluation.model_dump(
         mode="json", include={"num_prompts", "max_new_tokens", "num_draft_tokens", "tree"}
     )
@@ -159,5 +161,5 @@ def _compared_by(manifest: PackManifest, config: AdaptConfig) -> str:
     if manifest.source:
         parts.append(
             f"{manifest.pack} of {manifest.source}"
-        )  # what was measured elsewhere is held against nothing here
+        )  # measurements from elsewhere are compared with nothing here
     return json.dumps(parts, sort_keys=True)

@@ -1,7 +1,7 @@
-"""Base drafts and packs by `name@version`: complete and hashed, or not there.
+"""The registry of base drafts and packs by `name@version`; each is complete and hashed, or absent.
 
-They lie under `<home>/drafts` and `<home>/packs`, or on storage by URL (`version_store`); beside them there are the
-drafts shipped in eda_service/assets/drafts.
+They are stored under `<home>/drafts` and `<home>/packs`, or on storage by URL (`version_stores`); the registry also has
+the drafts shipped in eda_service/assets/drafts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _split(reference: Reference | str, param: str) -> tuple[str, int | None]:
 
 
 def _version_store(kind: str, home: Path | None) -> VersionStore:
-    """Where `packs` or `drafts` lie: on storage where `EDA_STORAGE` names one, else under home."""
+    """Return the store of `packs` or `drafts`: on storage if `EDA_STORAGE` names one, else under home."""
     return current_place().version_store(kind, home or home_dir())
 
 
@@ -47,37 +47,37 @@ def _draft_version_stores(home: Path | None) -> tuple[VersionStore, VersionStore
 
 
 def shipped_drafts() -> Path:
-    """Directory of the base drafts inside the package."""
+    """Return the directory of the base drafts inside the package."""
     return Path(str(resources.files("eda_service"))) / "assets" / "drafts"
 
 
 def find_draft(reference: Reference | str, home: Path | None = None) -> Path:
-    """Directory of a base draft; without a version the newest.
+    """Find the directory of a base draft; without a version the newest.
 
     Raises:
-        BaseDraftMissingError: Not registered and not shipped.
+        BaseDraftMissingError: The draft is neither registered nor shipped.
     """
     name, version, version_store = _find_draft(reference, home)
     return version_store.directory(name, version)
 
 
 def find_draft_file(reference: Reference | str, file: str, home: Path | None = None) -> Path:
-    """One file of a base draft; the others are not fetched.
+    """Find one file of a base draft; the others are not fetched.
 
     Raises:
-        BaseDraftMissingError: Not registered and not shipped.
-        ArtifactCorruptError: It is not on storage.
+        BaseDraftMissingError: The draft is neither registered nor shipped.
+        ArtifactCorruptError: The file is not on storage.
     """
     name, version, version_store = _find_draft(reference, home)
     return version_store.file(name, version, file)
 
 
 def find_draft_manifest(reference: Reference | str, home: Path | None = None) -> DraftManifest:
-    """What a base draft says of itself; its files are neither fetched nor verified.
+    """Read the manifest of a base draft; its files are neither fetched nor verified.
 
     Raises:
-        BaseDraftMissingError: Not registered and not shipped.
-        ArtifactCorruptError: It does not parse.
+        BaseDraftMissingError: The draft is neither registered nor shipped.
+        ArtifactCorruptError: The manifest does not parse.
     """
     name, version, version_store = _find_draft(reference, home)
     try:
@@ -92,13 +92,13 @@ def find_draft_manifest(reference: Reference | str, home: Path | None = None) ->
 def _find_draft(reference: Reference | str, home: Path | None) -> tuple[str, int, VersionStore]:
     name, version = _split(reference, "base_draft")
     registered, shipped = _draft_version_stores(home)
-    # A number that comes with the package is the package's, whatever was registered under it before it came.
+    # A number that ships with the package is the package's, whatever was registered under it before.
     is_theirs = version is not None and version in shipped.versions(name)
     for version_store in (shipped,) if is_theirs else (registered, shipped):
         found = version_store.versions(name)
         if found and (version is None or version in found):
             return name, found[-1] if version is None else version, version_store
-    # Those that come with the package alone: other registered ones may be other people's.
+    # Only shipped drafts are suggested: other registered ones may belong to other owners.
     known = [str(Reference(each, number)) for each in shipped.names() for number in shipped.versions(each)]
     raise BaseDraftMissingError(
         f"no base draft {str(reference)!r}{did_you_mean(str(reference), [*known, *shipped.names()])}; with the package "
@@ -109,7 +109,7 @@ def _find_draft(reference: Reference | str, home: Path | None) -> tuple[str, int
 
 
 def list_drafts(home: Path | None = None) -> list[str]:
-    """All base drafts as `name@version`."""
+    """List all base drafts as `name@version`."""
     version_stores = _draft_version_stores(home)
     return sorted(
         {
@@ -122,39 +122,39 @@ def list_drafts(home: Path | None = None) -> list[str]:
 
 
 def read_draft_manifest(directory: Path) -> DraftManifest:
-    """A base draft's manifest, its files verified.
+    """Read a base draft's manifest and verify its files.
 
     Raises:
-        ArtifactCorruptError: It does not parse or a file differs.
+        ArtifactCorruptError: The manifest does not parse or a file differs.
     """
     return _read_manifest(DraftManifest, directory)
 
 
 def find_pack(reference: Reference | str, home: Path | None = None) -> Path:
-    """Directory of a pack; without a version the newest.
+    """Find the directory of a pack; without a version the newest.
 
     Raises:
-        NotFoundError: No such pack.
+        NotFoundError: The pack does not exist.
     """
     name, number, version_store = _find_pack(reference, home)
     return version_store.directory(name, number)
 
 
 def find_pack_manifest(reference: Reference | str, home: Path | None = None) -> PackManifest:
-    """What a pack says of itself; its files are neither fetched nor verified.
+    """Read the manifest of a pack; its files are neither fetched nor verified.
 
     Raises:
-        NotFoundError: No such pack.
-        ArtifactCorruptError: It does not parse.
+        NotFoundError: The pack does not exist.
+        ArtifactCorruptError: The manifest does not parse.
     """
     return parse_pack_manifest(pack_manifest_text(reference, home), reference)
 
 
 def pack_manifest_text(reference: Reference | str, home: Path | None = None) -> str:
-    """The same as it was written. A version that is named by its number is read without listing the others.
+    """Read the text of a pack's manifest. A version given by its number is read without listing the others.
 
     Raises:
-        NotFoundError: No such pack.
+        NotFoundError: The pack does not exist.
     """
     name, version = _split(reference, "pack")
     if version is not None:
@@ -165,10 +165,10 @@ def pack_manifest_text(reference: Reference | str, home: Path | None = None) -> 
 
 
 def parse_pack_manifest(text: str, reference: Reference | str) -> PackManifest:
-    """The manifest that a text is.
+    """Parse the text of a manifest.
 
     Raises:
-        ArtifactCorruptError: It does not parse.
+        ArtifactCorruptError: The manifest does not parse.
     """
     return _parse(PackManifest, text, f"the manifest of {reference}")
 
@@ -183,40 +183,40 @@ def _find_pack(reference: Reference | str, home: Path | None) -> tuple[str, int,
 
 
 def pack_names(home: Path | None = None) -> list[str]:
-    """Names under which packs are published."""
+    """List the names under which packs are published."""
     return _version_store("packs", home).names()
 
 
 def all_packs(home: Path | None = None) -> list[tuple[str, int]]:
-    """Every published version of every pack, by name and version."""
+    """List every published version of every pack, by name and version."""
     return _version_store("packs", home).all()
 
 
 def pack_versions(name: str, home: Path | None = None) -> list[int]:
-    """Published versions of a pack, ascending; none for a name that is no pack's."""
+    """List the published versions of a pack, ascending; empty if no pack has the name."""
     return _version_store("packs", home).versions(name) if is_name(name) else []
 
 
 def pack_job_id(name: str, version: int, home: Path | None = None) -> str | None:
-    """The job that published a version; None when it came by another way."""
+    """Return the job that published a version; None if no job did."""
     return _version_store("packs", home).job_id(name, version)
 
 
 def find_evaluation(name: str, key: str, home: Path | None = None) -> str | None:
-    """The fixed evaluation of a pack's name under a key, as stored; None without one."""
+    """Return the fixed evaluation of a pack's name under a key, as stored; None without one."""
     return _version_store("packs", home).evaluation(name, key)
 
 
 def create_evaluation(name: str, key: str, text: str, home: Path | None = None) -> bool:
-    """Store a fixed evaluation unless there is one; whether it was stored. Only this user may read it."""
+    """Store a fixed evaluation unless there is one, readable by this user only; return whether it was stored."""
     return _version_store("packs", home).create_evaluation(name, key, text)
 
 
 def read_pack_manifest(directory: Path) -> PackManifest:
-    """A pack's manifest, its files verified.
+    """Read a pack's manifest and verify its files.
 
     Raises:
-        ArtifactCorruptError: It does not parse or a file differs.
+        ArtifactCorruptError: The manifest does not parse or a file differs.
     """
     return _read_manifest(PackManifest, directory)
 
@@ -240,7 +240,7 @@ def _parse(kind: type[ManifestT], text: str, where: str) -> ManifestT:
 
 
 def reserve_version(name: str, job_id: str, home: Path | None = None) -> int:
-    """The pack version of a job: the same one when asked again, the next free one the first time."""
+    """Reserve the pack version of a job: the same one at every call, the next free one at the first."""
     version_store, number = _version_store("packs", home), 1
     while not version_store.claim(name, number, job_id):
         number += 1
@@ -248,7 +248,7 @@ def reserve_version(name: str, job_id: str, home: Path | None = None) -> int:
 
 
 def reserve_next_pack(name: str, home: Path | None = None) -> int:
-    """The next free version of a pack that no job makes; nobody else gets it."""
+    """Reserve the next free version of a pack that no job makes; nobody else gets it."""
     version_store, number = _version_store("packs", home), max(pack_versions(name, home), default=0) + 1
     while not version_store.claim(name, number, ""):
         number += 1
@@ -256,12 +256,12 @@ def reserve_next_pack(name: str, home: Path | None = None) -> int:
 
 
 def stage_pack(name: str, version: int, home: Path | None = None) -> Path:
-    """An empty staging directory of a reserved version."""
+    """Make an empty staging directory for a reserved version."""
     return _version_store("packs", home).staging(name, version)
 
 
 def forget_staging(config: Task, job_id: str, home: Path | None = None) -> None:
-    """Remove what a job that has ended without publishing left of the pack or draft that it was preparing."""
+    """Remove the staging of a pack or draft that a job left when it ended without publishing."""
     if isinstance(config, AdaptConfig):
         _version_store("packs", home).forget_staging(config.public_name, job_id)
     elif isinstance(config, ImportConfig):
@@ -279,12 +279,12 @@ def has_draft(name: str, version: int, home: Path | None = None) -> bool:
 
 
 def draft_names(home: Path | None = None) -> list[str]:
-    """Names of base drafts, shipped and registered."""
+    """List the names of base drafts, shipped and registered."""
     return sorted({name for version_store in _draft_version_stores(home) for name in version_store.names()})
 
 
 def draft_versions(name: str, home: Path | None = None) -> list[int]:
-    """Versions of a base draft, shipped and registered, ascending; none for a name that is no draft's."""
+    """List the versions of a base draft, shipped and registered, ascending; empty if no draft has the name."""
     if not is_name(name):
         return []
     return sorted(
@@ -293,20 +293,20 @@ def draft_versions(name: str, home: Path | None = None) -> list[int]:
 
 
 def is_shipped(name: str, version: int) -> bool:
-    """Whether a version of a base draft comes with the package."""
+    """Whether a version of a base draft is shipped with the package."""
     return version in _draft_version_stores(None)[1].versions(name)
 
 
 def draft_job_id(name: str, version: int, home: Path | None = None) -> str | None:
-    """The job that imported a base draft; None when it came by another way."""
+    """Return the job that imported a base draft; None if no job did."""
     return _version_store("drafts", home).job_id(name, version)
 
 
 def require_own_name(name: str) -> None:
-    """Refuse to register a draft under a name of those that come with the package.
+    """Refuse to register a draft under a name of a shipped draft.
 
     Raises:
-        InputError: It is one.
+        InputError: The name is one of a shipped draft.
     """
     if name in _draft_version_stores(None)[1].names():
         raise InputError(
@@ -317,7 +317,9 @@ def require_own_name(name: str) -> None:
 
 
 def reserve_draft(name: str, job_id: str, home: Path | None = None) -> int:
-    """The version that an import registers: the same one when asked again, else the next after all there ever were."""
+    """Reserve the version that an import registers: the same one at every call, at the first the one after all earlier
+    ones.
+    """
     version_store, taken = _version_store("drafts", home), max(draft_versions(name, home), default=0)
     number = 1
     while True:
@@ -333,11 +335,11 @@ def delete_draft(
     """Remove a registered base draft, at once and whole; its number is not given again.
 
     Args:
-        name: Its name.
-        version: Its number.
+        name: Name of the draft.
+        version: Number of the version.
         home: Root of the registry.
-        is_used: Asked once nobody finds the draft any more: who has found it before is known by then. A draft that is
-            used is there again.
+        is_used: Function that is called once the draft can no longer be found, so that all earlier users are known; if
+            it returns True, the draft is restored.
 
     Returns:
         Whether it was removed.
@@ -348,12 +350,12 @@ def delete_draft(
 def delete_pack(
     name: str, version: int, home: Path | None = None, *, is_used: Callable[[], bool] = lambda: False
 ) -> bool:
-    """Remove a published pack, as `delete_draft` removes a draft; its number is not given again."""
+    """Remove a published pack in the way that `delete_draft` removes a draft; its number is not given again."""
     return _delete(_version_store("packs", home), name, version, is_used)
 
 
 def _delete(version_store: VersionStore, name: str, version: int, is_used: Callable[[], bool]) -> bool:
-    version_store.claim(name, version, "")  # one that no job has made has no claim yet
+    version_store.claim(name, version, "")  # a version that no job has made has no claim yet
     hidden = version_store.hide(name, version)
     try:
         used = is_used()
@@ -365,7 +367,7 @@ def _delete(version_store: VersionStore, name: str, version: int, is_used: Calla
 
 
 def stage_draft(name: str, version: int, home: Path | None = None) -> Path:
-    """An empty staging directory for a base draft."""
+    """Make an empty staging directory for a base draft."""
     return _version_store("drafts", home).staging(name, version)
 
 

@@ -1,18 +1,18 @@
-"""Where packs and base drafts lie, by name and version: a directory of this machine, or storage by URL.
+"""Stores of published packs and base drafts by name and version: a directory of this machine, or storage by URL.
 
     <root>/<name>/<version>/            files and manifest.json, renamed into place together
     <root>/<name>/.<version>.job        the job that has reserved the number
-    <root>/<name>/.evaluation-<key>.json  prompts that all versions are measured on (`fixed_evaluation`); part of none
+    <root>/<name>/.evaluation-<key>.json  prompts that all versions are measured on (`fixed_evaluation`), in no version
 
 On storage, below `packs/` or `drafts/`:
 
     <name>/files/<sha256>               content, uploaded first
-    <name>/<version>.json               the manifest, created last and once: with it the version is there
-    <name>/<version>.job                as above
-    <name>/evaluation-<key>.json        as above
+    <name>/<version>.json               the manifest, created last and once: with it the version exists
+    <name>/<version>.job                the job that has reserved the number
+    <name>/evaluation-<key>.json        prompts that all versions are measured on
 
-and a copy of what was asked for under `<home>/cache/<sha256 of the manifest>/<name>/<version>/`. The manifest names
-everything by hash, so a copy is right for ever, whatever storage this home is pointed at next.
+Fetched versions are copied to `<home>/cache/<sha256 of the manifest>/<name>/<version>/`. The manifest names every file
+by its hash, so a copy stays valid, whatever storage this home uses later.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from eda_service.storage.objects import DirectoryObjects, Objects
 MANIFEST = "manifest.json"
 _STAGING, _HIDDEN, _DELETED = ".staging-", ".hidden-", ".deleted-"
 _HIDDEN_S = 3600.0
-"""After this time nobody decides any more what becomes of a hidden version: who hid it was killed."""
+"""Seconds after which a hidden version is restored or removed by others, because the process that hid it was killed."""
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """A version that nobody finds any more.
+    """A version that was hidden: readers no longer find it.
 
     Attributes:
-        remove: Takes it away for good.
-        restore: Puts it back as it was.
+        remove: Function that deletes it permanently.
+        restore: Function that makes it visible again.
     """
 
     remove: Callable[[], None]
@@ -54,12 +54,12 @@ class Hidden:
 
 
 class VersionStore(ABC):
-    """Versions by name. A version is complete, or it is not there.
+    """A store of versions by name. A version is complete or absent.
 
     Args:
-        objects: Where.
+        objects: Objects of the store.
         kind: `packs` or `drafts`.
-        mark: What the names of files begin with that lie beside the versions and are none.
+        mark: Prefix of the names of files that are beside the versions and are none.
     """
 
     def __init__(self, objects: Objects, kind: str, mark: str) -> None:
@@ -67,36 +67,36 @@ class VersionStore(ABC):
 
     @abstractmethod
     def versions(self, name: str) -> list[int]:
-        """Versions of a name, ascending."""
+        """List the versions of a name, ascending."""
 
     @abstractmethod
     def manifest(self, name: str, version: int) -> str:
-        """A version's manifest, as written.
+        """Read a version's manifest, as written.
 
         Raises:
-            NotFoundError: It was removed since it was listed.
+            NotFoundError: The version was removed since it was listed.
         """
 
     @abstractmethod
     def directory(self, name: str, version: int) -> Path:
-        """A version's files on this machine."""
+        """Return the directory of a version's files on this machine."""
 
     @abstractmethod
     def file(self, name: str, version: int, file: str) -> Path:
-        """One of a version's files on this machine."""
+        """Return the path of one of a version's files on this machine."""
 
     @abstractmethod
     def staging(self, name: str, version: int) -> Path:
-        """An empty directory to prepare a version in."""
+        """Make an empty directory to prepare a version in."""
 
     @abstractmethod
     def publish(self, staging: Path, name: str, version: int) -> Path:
-        """Make a prepared version, manifest included, visible, whole and once; returns its directory."""
+        """Make a prepared version, manifest included, visible, whole and once; return its directory."""
 
     @abstractmethod
     def hide(self, name: str, version: int) -> Hidden:
-        """Take a version away, from one moment to the next, until it is removed or restored. Who has reserved its
-        number stays known.
+        """Make a version invisible at once, until it is removed or restored. The record of the job that reserved its
+        number is kept.
         """
 
     @abstractmethod
@@ -104,30 +104,32 @@ class VersionStore(ABC):
         """Remove what a job that has ended left of a version that it was preparing."""
 
     def all(self) -> list[tuple[str, int]]:
-        """Every version of every name: one listing of names, and one of each."""
+        """List every version of every name: one listing of names, and one of each name."""
         return [(name, version) for name in self._objects.children(self._kind) for version in self.versions(name)]
 
     def names(self) -> list[str]:
-        """Names with a version."""
+        """List the names with a version."""
         return [name for name in self._objects.children(self._kind) if self.versions(name)]
 
     def job_id(self, name: str, version: int) -> str | None:
-        """The job that has reserved a version."""
+        """Return the id of the job that has reserved a version."""
         data = self._objects.read(self._claim(name, version))
         return None if data is None else data.decode("utf-8") or None
 
     def claim(self, name: str, version: int, job_id: str) -> bool:
-        """Reserve a number for a job; whether it has it now."""
+        """Reserve a number for a job; return whether the job has it now."""
         created = self._objects.create(self._claim(name, version), job_id.encode("utf-8"))
         return created or self.job_id(name, version) == job_id
 
     def evaluation(self, name: str, key: str) -> str | None:
-        """A fixed evaluation of a name; None without one."""
+        """Return a fixed evaluation of a name; None without one."""
         data = self._objects.read(self._evaluation(name, key))
         return None if data is None else data.decode("utf-8")
 
     def create_evaluation(self, name: str, key: str, text: str) -> bool:
-        """Store a fixed evaluation unless there is one; whether it was stored. Only the service's user may read it."""
+        """Store a fixed evaluation unless there is one, readable by the service's user only; return whether it was
+        stored.
+        """
         return self._objects.create(self._evaluation(name, key), text.encode("utf-8"), private=True)
 
     def _claim(self, name: str, version: int) -> str:
@@ -138,11 +140,11 @@ class VersionStore(ABC):
 
 
 class DirectoryVersionStore(VersionStore):
-    """A directory of this machine.
+    """Versions in a directory of this machine.
 
     Args:
-        root: That it lies in.
-        kind: Its name.
+        root: Parent directory.
+        kind: Name of the directory.
     """
 
     def __init__(self, root: Path, kind: str) -> None:
@@ -150,12 +152,12 @@ class DirectoryVersionStore(VersionStore):
         self._root = root / kind
 
     def versions(self, name: str) -> list[int]:
-        """Versions of a name, ascending."""
+        """List the versions of a name, ascending."""
         found = self._objects.children(f"{self._kind}/{name}")
         return sorted(int(each) for each in found if each.isdigit() and _is_whole(self._root / name / each))
 
     def manifest(self, name: str, version: int) -> str:
-        """A version's manifest, as written."""
+        """Read a version's manifest, as written."""
         path = self.directory(name, version) / MANIFEST
         try:
             return path.read_text(encoding="utf-8")
@@ -163,15 +165,15 @@ class DirectoryVersionStore(VersionStore):
             raise NotFoundError(f"{path} is not there", param="pack") from error
 
     def directory(self, name: str, version: int) -> Path:
-        """A version's files."""
+        """Return the directory of a version's files."""
         return self._root / name / str(version)
 
     def file(self, name: str, version: int, file: str) -> Path:
-        """One of a version's files."""
+        """Return the path of one of a version's files."""
         return self.directory(name, version) / file
 
     def staging(self, name: str, version: int) -> Path:
-        """An empty directory beside the version's place; what a killed attempt left there is removed."""
+        """Make an empty directory beside the version's place; remove what a killed attempt left there."""
         return _emptied(self._root / name / f"{_STAGING}{version}")
 
     def forget_staging(self, name: str, job_id: str) -> None:
@@ -182,12 +184,12 @@ class DirectoryVersionStore(VersionStore):
                 shutil.rmtree(left, ignore_errors=True)
 
     def publish(self, staging: Path, name: str, version: int) -> Path:
-        """Rename into place."""
+        """Rename the staging directory into place."""
         publish_dir(staging, self.directory(name, version))
         return self.directory(name, version)
 
     def hide(self, name: str, version: int) -> Hidden:
-        """Rename out of place; what a killed process has left of such a move is removed by a later one."""
+        """Rename the version out of place; a later call removes what a killed process has left of such a move."""
         beside, place = self._root / name, self.directory(name, version)
         for left in beside.glob(f"{_DELETED}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -196,9 +198,9 @@ class DirectoryVersionStore(VersionStore):
                 shutil.rmtree(left, ignore_errors=True)
         hidden, deleted = beside / f"{_HIDDEN}{version}", beside / f"{_DELETED}{version}"
         try:
-            os.utime(place)  # when it was hidden
+            os.utime(place)  # time at which it was hidden
             os.rename(place, hidden)
-        except FileNotFoundError:  # it is gone, or somebody else has just hidden it, and decides
+        except FileNotFoundError:  # it is gone, or another process has just hidden it, and decides
             return Hidden(remove=lambda: None, restore=lambda: None)
 
         def remove() -> None:
@@ -209,10 +211,10 @@ class DirectoryVersionStore(VersionStore):
 
 
 class ObjectVersionStore(VersionStore):
-    """Storage by URL.
+    """Versions on storage by URL.
 
     Args:
-        objects: It.
+        objects: Objects of the storage.
         kind: Prefix of all keys.
         cache: Directory for copies on this machine.
     """
@@ -222,17 +224,17 @@ class ObjectVersionStore(VersionStore):
         self._cache = cache
 
     def versions(self, name: str) -> list[int]:
-        """Versions of a name, ascending. A listing that lags shows fewer; what it shows is whole."""
+        """List the versions of a name, ascending. A listing that lags shows fewer; the listed ones are complete."""
         found = self._objects.children(f"{self._kind}/{name}")
         stems = [each.removesuffix(".json") for each in found if each.endswith(".json")]
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def manifest(self, name: str, version: int) -> str:
-        """A version's manifest, as written; it does not change, so it is asked for once."""
+        """Read a version's manifest, as written; it does not change, so it is read once."""
         return _manifest_at(self._objects, self._manifest(name, version))
 
     def directory(self, name: str, version: int) -> Path:
-        """A version's files, fetched when they are not in the cache.
+        """Return the directory of a version's files, fetched if they are not in the cache.
 
         Raises:
             ArtifactCorruptError: The manifest does not parse, or a file is missing on storage.
@@ -252,7 +254,7 @@ class ObjectVersionStore(VersionStore):
         return place
 
     def file(self, name: str, version: int, file: str) -> Path:
-        """One of a version's files, fetched alone where the version is not in the cache.
+        """Return one of a version's files, fetched alone if the version is not in the cache.
 
         Raises:
             ArtifactCorruptError: The manifest does not parse, or the file is missing on storage.
@@ -267,15 +269,15 @@ class ObjectVersionStore(VersionStore):
         return part / file
 
     def forget_staging(self, name: str, job_id: str) -> None:
-        """Nothing is left on storage: a version is prepared on the machine that publishes it."""
+        """Do nothing: a version is prepared on the machine that publishes it, not on storage."""
 
     def staging(self, name: str, version: int) -> Path:
-        """An empty directory of this process."""
+        """Make an empty directory of this process."""
         self._cache.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".staging-{name}-{version}-", dir=self._cache))
 
     def publish(self, staging: Path, name: str, version: int) -> Path:
-        """Upload the files, then create the manifest; one that is there already stays."""
+        """Upload the files, then create the manifest; an existing one is kept."""
         text = (staging / MANIFEST).read_text(encoding="utf-8")
         self._blobs(name).upload(staging, _files_of(text, str(staging)))
         self._objects.create(self._manifest(name, version), text.encode("utf-8"))
@@ -283,9 +285,7 @@ class ObjectVersionStore(VersionStore):
         return self.directory(name, version)
 
     def hide(self, name: str, version: int) -> Hidden:
-        """Delete the manifest. Content stays where it lies under its hash: another version may have it, or be just
-        uploading it.
-        """
+        """Delete the manifest. Content stays under its hash: another version may share it, or be uploading it now."""
         key = self._manifest(name, version)
         written = self._objects.read(key)
         self._objects.delete([key])

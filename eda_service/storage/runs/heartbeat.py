@@ -1,5 +1,5 @@
 """Heartbeat of a job driver: a thread that keeps `progress.json` fresh while a stage is busy elsewhere, and ends the
-process once a newer attempt wants the run directory.
+process once a newer attempt has asked for the run directory.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SUPERSEDED_EXIT_CODE = 75
 
 
 class Heartbeat(Repeating):
-    """Context manager: refreshes `updated_at` every few seconds, leaving stage and step as they were.
+    """Context manager that refreshes `updated_at` every few seconds and leaves stage and step unchanged.
 
-    A driver whose job has a newer attempt ends at once, as if it had been killed: Ray ends its workers, and what it has
-    not recorded the newer attempt does again.
+    A driver whose job has a newer attempt ends at once, as if it had been killed: Ray ends its workers, and the newer
+    attempt repeats the work that is not recorded.
     """
 
     def __init__(self, run: RunDir) -> None:

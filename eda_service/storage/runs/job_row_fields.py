@@ -1,4 +1,4 @@
-"""What `job.json` keeps of a job's row, so that the row can be made again when it is lost."""
+"""The facts of a job's row that `job.json` keeps, so that a lost row can be restored."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class JobRowFields(BaseModel):
-    """What a job's row says beside its config, as far as the job needs it to go on when the row is lost.
+    """The contents of a job's row beside its config, as far as the job needs them to continue if the row is lost.
 
     Attributes:
-        owner: Whose it is.
-        labels: The owner's own pairs.
-        priority: In the queue.
-        max_attempts: Before a retryable failure is final.
-        stage_deadlines: Stage to its longest time, in seconds.
-        webhook: Its URL and its sealed secret: a run directory holds no secret in plain.
-        content_sha256: Hash of what was asked for.
+        owner: Owner of the job.
+        labels: Key-value pairs of the owner.
+        priority: Priority in the queue.
+        max_attempts: Largest number of attempts; after it a retryable failure is final.
+        stage_deadlines: Longest time of each stage, in seconds.
+        webhook: URL and sealed secret of the webhook: a run directory holds no secret in plain text.
+        content_sha256: Hash of the request's content.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -1,4 +1,4 @@
-"""What a record says about the software and machine that made it."""
+"""Provenance in records: the software and the machine that made them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PACKAGES = ("eda-service", "ray", "torch", "transformers", "deepspeed", "scikit
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Installed versions of the packages that shape a result; a package that is not installed is left out."""
+    """Return installed versions of the packages that shape a result; a package that is not installed is left out."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -24,14 +24,14 @@ def library_versions() -> dict[str, str]:
 
 @cache
 def machine() -> dict[str, str]:
-    """Processor, core count and operating system of this host."""
+    """Return processor, core count and operating system of this host."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as stream:
             names = [line.split(":", 1)[1].strip() for line in stream if line.startswith("model name")]
         model = names[0] if names else model
     except OSError:
-        pass  # not Linux: platform's word stands
+        pass  # not Linux: use platform's name of the processor
     return {
         "processor": model,
         "cores": str(os.cpu_count() or 1),

@@ -1,6 +1,6 @@
-"""`rivals.json` of a run directory: which published packs a job measures beside its own, told by the dispatcher.
+"""`rivals.json` of a run directory: the published packs that a job measures beside its own, written by the dispatcher.
 
-Jobs never open the database, and only that knows what is served and whose it is.
+Jobs never open the database, and only the database knows which packs are served and who owns them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from eda_service.storage.runs.run import RunDir
 from eda_service.storage.runs.state import StateFile
 
 LOCAL_OWNER = "local"
-"""Whose a job is that nobody but its own process knows of."""
+"""Owner of a job that only its own process knows."""
 
 
 class Rivals(StateFile):
-    """Packs that the job's own has to beat."""
+    """The packs that the job's own pack is compared with."""
 
     FILE = "rivals.json"
 
@@ -26,7 +26,7 @@ class Rivals(StateFile):
 
     @property
     def packs(self) -> dict[str, tuple[Role, ...]]:
-        """Each pack once, and why."""
+        """Each pack once, with its roles."""
         found: dict[str, tuple[Role, ...]] = {}
         for role, pack in ((Role.SERVED, self.served), (Role.CHAMPION, self.champion)):
             if pack is not None:
@@ -35,5 +35,5 @@ class Rivals(StateFile):
 
 
 def read_rivals(run: RunDir) -> Rivals:
-    """What the dispatcher has told so far; without a word of it, no rivals."""
+    """Read the packs that the dispatcher has named so far; none if it has not written the file."""
     return run.read(Rivals) or Rivals()

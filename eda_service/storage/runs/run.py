@@ -1,7 +1,7 @@
 """The run directory of one job: the only channel between the job's processes and the API.
 
     <home>/runs/<job_id>/
-        job.json            the config of its kind with its origin, and what else the job's row says (`JobRowFields`)
+        job.json            the config of its kind with its origin, and further contents of its row (`JobRowFields`)
         progress.json       heartbeat: stage and its start, percent, step, total_steps, eta_s, updated_at, attempt, pid
         events.jsonl        one line per event, appended: {"at", "level", "type", "message", "stage"}
         rivals.json         packs to measure beside the job's own (`eda_service.storage.runs.rivals`), by the dispatcher
@@ -9,13 +9,13 @@
         result.json         end of an attempt: {"attempt", "status": "succeeded", "pack": ...} or {.., "error": {...}}
         driver.lock         held by the attempt's driver while it lives: two attempts never write at once
         driver.attempt      the newest attempt that has asked for the lock: an older driver that sees it ends
-        reserve             space for telling of a full disk, while a driver runs
+        reserve             space for reporting a full disk, while a driver runs
         <stage>/record.json the stage's record, last file of its directory
-        logs/<stage>.log    what the stage logged
+        logs/<stage>.log    the log of the stage
 
 Workers never open the job database; the dispatcher reads these files. With storage by URL (ADR 0020) the directory is
 scratch space of one machine: the small files are objects below `runs/<job_id>/`, and stages upload and fetch the large
-ones by what their records name.
+ones that their records name.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 
 def home_dir() -> Path:
-    """Root of all state: `EDA_HOME`, default `~/.eda`."""
+    """Return the root of all state: `EDA_HOME`, default `~/.eda`."""
     return Environment.read().home.expanduser().resolve()
 
 
 def calibration_path(home: Path) -> Path:
-    """Where the last job that ended left what it took beside its plan, for the plans of the next."""
+    """Return the file with the real costs of the last job that ended, compared with its plan; the next plans use it."""
     return home / "calibration.json"
 
 
 def current_attempt() -> int:
-    """Number of the attempt this process works for: `EDA_ATTEMPT`, which the dispatcher gives to each; default 1."""
+    """Return the number of the attempt this process works for: `EDA_ATTEMPT`, set by the dispatcher; default 1."""
     return Environment.read().attempt
 
 
@@ -76,8 +76,8 @@ class RunDir:
     """Paths and small files of one job.
 
     Args:
-        root: The directory; its name is the job's id.
-        attempt: What this process writes heartbeats and results for; default: that of the environment.
+        root: Directory of the job; its name is the job's id.
+        attempt: Attempt for which this process writes heartbeats and results; default: that of the environment.
     """
 
     def __init__(self, root: Path, *, attempt: int | None = None) -> None:
@@ -88,19 +88,19 @@ class RunDir:
 
     @classmethod
     def of_job(cls, job_id: str, home: Path | None = None) -> RunDir:
-        """The run directory of a job under `home` (default: `home_dir()`)."""
+        """Return the run directory of a job under `home` (default: `home_dir()`)."""
         return cls((home or home_dir()) / "runs" / job_id)
 
     def create(
         self, config: Task, *, origin: str, created_at: int | None = None, row_fields: JobRowFields | None = None
     ) -> None:
-        """Write `job.json`; the directory counts as a job once this file is there.
+        """Write `job.json`; the directory counts as a job once this file exists.
 
         Args:
-            config: What to do.
-            origin: `api`, or another word for whoever started the job.
-            created_at: When, in seconds since the epoch; None: now.
-            row_fields: What else its row says, for the case that the row is lost.
+            config: Config of the job.
+            origin: The word `api`, or another word for the starter of the job.
+            created_at: Time of creation, in seconds since the epoch; None: now.
+            row_fields: Further contents of the job's row, needed if the row is lost.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         at = int(time.time()) if created_at is None else created_at
@@ -108,19 +108,19 @@ class RunDir:
 
     @property
     def home(self) -> Path:
-        """Root of all state, of which this directory is a part."""
+        """Root of all state; this directory is a part of it."""
         return self.root.parents[1]
 
     @property
     def is_job(self) -> bool:
-        """Whether `job.json` is there."""
+        """Whether `job.json` exists."""
         return self.store.objects.read(JobFile.FILE) is not None
 
     def read_job(self) -> JobFile | None:
-        """Who asked for what; None when the file is not there.
+        """Read `job.json`; None if it does not exist.
 
         Raises:
-            ArtifactCorruptError: It does not validate.
+            ArtifactCorruptError: The file does not validate.
         """
         try:
             return self.read(JobFile)
@@ -128,7 +128,7 @@ class RunDir:
             raise ArtifactCorruptError(f"{self.root / JobFile.FILE} is missing or invalid: {error}") from error
 
     def task(self) -> Task:
-        """The job's config, of whichever kind it is.
+        """Read the job's config, of whichever kind it is.
 
         Raises:
             ArtifactCorruptError: `job.json` is missing or does not validate.
@@ -139,7 +139,7 @@ class RunDir:
         return job.config
 
     def config(self) -> AdaptConfig:
-        """The config of an adaptation.
+        """Read the config of an adaptation.
 
         Raises:
             InputError: The job is of another kind.
@@ -151,7 +151,7 @@ class RunDir:
         return task
 
     def last_attempt(self) -> int:
-        """The highest attempt that any of its files tells of, at least 1."""
+        """Return the highest attempt that any of its files names, at least 1."""
         told = [1]
         for read in (self.read_progress, self.read_result):
             with suppress(ValueError):
@@ -162,31 +162,31 @@ class RunDir:
         return max(told)
 
     def stage_dir(self, stage: Stage) -> Path:
-        """Directory of one stage, created."""
+        """Return the directory of one stage; it is created."""
         path = self.root / stage.value
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def log_path(self, stage: Stage) -> Path:
-        """Log file of one stage; its directory is created."""
+        """Return the log file of one stage; its directory is created."""
         path = self.root / _log_name(stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def share_log(self, stage: Stage) -> None:
-        """Let other machines read a stage's log as it is now."""
+        """Upload a stage's log as it is now, so that other machines can read it."""
         self.store.share(_log_name(stage))
 
     def logs(self) -> dict[Stage, Path]:
-        """The log files that there are, in the order of the stages."""
+        """Return the existing log files, in the order of the stages."""
         paths = {stage: self.store.shared(_log_name(stage)) for stage in Stage}
         return {stage: path for stage, path in paths.items() if path.is_file()}
 
     def write_record(self, record: RecordT) -> RecordT:
-        """Publish a stage's record, the last write of the stage; returns the one that counts.
+        """Publish a stage's record, the last write of the stage; return the record that counts.
 
-        On storage that is the first: an attempt that was thought dead may end its stage at the same time on another
-        machine, and what came after it was made from the one record that is there.
+        On storage the first record counts: an attempt that was believed dead may end its stage at the same time on
+        another machine, and later stages were made from the first record.
         """
         name, data = _record_name(record.stage), encoded(record)
         settled = self.store.settle(name, data)
@@ -194,14 +194,14 @@ class RunDir:
             return record
         try:
             return type(record).model_validate_json(settled)
-        except ValidationError:  # what is there is no record
+        except ValidationError:  # the existing file is no valid record
             self.store.objects.write(name, data)
         return record
 
     def read_record(self, kind: type[RecordT], stage: Stage, *, verify: bool = True) -> RecordT | None:
-        """A stage's record if it is there, parsed and (by default) with its files' hashes checked; else None.
+        """Read a stage's record if it exists, parsed and (by default) with its files' hashes checked; else None.
 
-        On storage a file's name is its hash, and `fetch` checks it when the file is wanted.
+        On storage a file's name is its hash, and `fetch` checks it when the file is needed.
 
         Raises:
             ArtifactCorruptError: The record does not parse, or a file differs from it.
@@ -218,14 +218,14 @@ class RunDir:
         return record
 
     def has_record(self, stage: Stage) -> bool:
-        """Whether a stage has ended with a record, whatever has become of its files since."""
+        """Whether a stage has ended with a record, whether or not its files still exist."""
         return self.store.objects.read(_record_name(stage)) is not None
 
     def require(self, kind: type[RecordT]) -> RecordT:
-        """The record of an earlier stage, its files' hashes checked.
+        """Return the record of an earlier stage, its files' hashes checked.
 
         Raises:
-            ArtifactCorruptError: It is not there, does not parse, or a file differs from it.
+            ArtifactCorruptError: The record does not exist or does not parse, or a file differs from it.
         """
         record = self.read_record(kind, kind.STAGE)
         if record is None:
@@ -237,9 +237,9 @@ class RunDir:
     def driver_lock(self, *, timeout_s: float) -> Iterator[None]:
         """Hold the run directory as its only driver.
 
-        An attempt may start while the one before still runs: Ray counts an attempt as ended when the shell around its
-        driver has died, whatever the driver does. Asking for the lock tells an older driver to end (`is_superseded`).
-        A driver on another machine holds another lock: it ends all the same, and what it still uploads does no harm.
+        An attempt may start while an earlier one still runs: Ray counts an attempt as ended when the shell around its
+        driver has died, whatever the driver does. Asking for the lock tells an older driver to end (`is_superseded`). A
+        driver on another machine holds another lock: it ends all the same, and its remaining uploads do no harm.
 
         Raises:
             WorkerLostError: Another driver held it for `timeout_s`.
@@ -259,7 +259,7 @@ class RunDir:
                             f"another driver of {self.job_id} still runs after {timeout_s:.0f} s; it is left alone"
                         ) from None
                     time.sleep(0.1)
-            if self._newest_attempt() != self.attempt:  # a job resumed by hand starts counting anew
+            if self._newest_attempt() != self.attempt:  # the attempts of a job resumed by hand start at 1 again
                 self._ask_for_lock()
             yield
 
@@ -275,7 +275,7 @@ class RunDir:
         return int(self.store.objects.read(_ATTEMPT) or 0)
 
     def progress(self, stage: Stage, *, step: int, total_steps: int, eta_s: float | None = None) -> None:
-        """Heartbeat with the stage's progress; `percent` is of this stage, 0..100."""
+        """Write a heartbeat with the stage's progress; `percent` is of this stage, 0..100."""
         now, before = int(time.time()), self.read_progress()
         began = None
         if before is not None and (before.stage, before.attempt) == (stage.value, self.attempt):
@@ -295,7 +295,7 @@ class RunDir:
         )
 
     def read_progress(self) -> StageProgress | None:
-        """Last heartbeat, or None before the first."""
+        """Read the last heartbeat; None before the first."""
         return self.read(StageProgress)
 
     def event(
@@ -314,35 +314,35 @@ class RunDir:
         self.store.events.append(line)
 
     def read_events(self, start: int = 0) -> list[EventLine]:
-        """Events from index `start` on."""
+        """Read the events from index `start` on."""
         return self.store.events.read(start)
 
     def reserve(self) -> None:
-        """Take the little space that telling of a failure needs, while there is some."""
+        """Reserve the little disk space that reporting a failure needs."""
         with suppress(OSError):
             write_bytes(self.root / _RESERVE, bytes(_RESERVE_BYTES))
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the reserved space."""
         (self.root / _RESERVE).unlink(missing_ok=True)
 
     def succeed(self, pack: str) -> None:
-        """End of the attempt: the job published `pack`."""
+        """Write the end of the attempt: the job published `pack`."""
         self.write(Succeeded(pack=pack, attempt=self.attempt, finished_at=int(time.time())))
 
     def succeed_with(self, result: str) -> None:
-        """End of the attempt of a job that publishes no pack: it ended with a draft or a measurement."""
+        """Write the end of an attempt of a job that publishes no pack: its result is a draft or a measurement."""
         self.write(Succeeded(result=result, attempt=self.attempt, finished_at=int(time.time())))
 
     def fail(self, error: EdaError) -> None:
-        """End of the attempt: it failed with a code."""
+        """Write the end of the attempt: it failed with a code."""
         self.write(Failed(error=Failure.of(error), attempt=self.attempt, finished_at=int(time.time())))
 
     def read_result(self, *, attempt: int | None = None) -> Succeeded | Failed | None:
-        """How an attempt ended; None while it may still run, or when the file tells of an earlier one.
+        """Read how an attempt ended; None while it may still run, or if the file is of an earlier one.
 
         Args:
-            attempt: The attempt asked about; None: whichever wrote last.
+            attempt: Number of the attempt; None: the attempt that wrote last.
         """
         result = self.read(AttemptResult)
         if result is None or (attempt is not None and result.root.attempt < attempt):
@@ -350,30 +350,30 @@ class RunDir:
         return result.root
 
     def note_cancelled(self, attempt: int) -> None:
-        """Keep that an attempt was cancelled, for the case that the job's row is lost; nothing where nothing ran."""
+        """Record that an attempt was cancelled, in case the job's row is lost; do nothing if nothing ran."""
         if self.is_job:
             self.write(Cancelled(attempt=attempt))
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the last attempt that its files tell of was cancelled."""
+        """Whether the last attempt in its files was cancelled."""
         with suppress(ValueError):
             return (self.read(Cancelled) or Cancelled()).attempt >= self.last_attempt()
         return False
 
     def clear_result(self) -> None:
-        """Forget how an earlier attempt ended; for the driver, which holds the lock."""
+        """Delete the result of an earlier attempt; only the driver, which holds the lock, may call this."""
         self.remove(AttemptResult.FILE)
 
     def remove(self, name: str) -> None:
-        """Delete a small file of the job, if it is there."""
+        """Delete a small file of the job, if it exists."""
         self.store.objects.delete([name])
 
     def read(self, kind: type[StateT]) -> StateT | None:
-        """A small file of the job, or None.
+        """Read a small file of the job; None if it does not exist.
 
         Raises:
-            ValidationError: It is none of its kind; perhaps half of a write by another hand than ours.
+            ValidationError: The file is not of its kind; for example it was written by hand.
         """
         data = self.store.objects.read(kind.FILE)
         return None if data is None else kind.model_validate_json(data)
@@ -383,7 +383,7 @@ class RunDir:
         self.store.objects.write(value.FILE, encoded(value))
 
     def settle(self, value: StateT) -> StateT:
-        """Write a small file that says that others are complete; returns the one that counts."""
+        """Write a small file that declares other files complete; return the one that counts."""
         data = encoded(value)
         settled = self.store.settle(value.FILE, data)
         return value if settled == data else type(value).model_validate_json(settled)

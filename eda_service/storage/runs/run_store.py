@@ -1,9 +1,8 @@
-"""A run directory on one disk that all processes of the job see, or between machines that share storage by URL.
+"""The files of a run directory: on one disk that all processes of the job see, or on storage by URL between machines.
 
-The two differ in what a file's place means. On one disk a stage's files lie at their paths: whoever writes them last
-has replaced them, and what is said of them last counts. On storage content lies under its hash, uploaded before
-anything names it and fetched by whoever wants it: nothing is replaced, and what is said first counts (ADR 0020). All
-that is above this asks for neither.
+On one disk a stage's files are at their paths: the last write replaces earlier ones, and the last statement about them
+counts. On storage, content is stored under its hash, uploaded before anything names it and fetched where it is needed:
+nothing is replaced, and the first statement counts (ADR 0020). Callers do not need to know which of the two is used.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from eda_service.storage.runs.state import Forgotten, JobFile, compact, encoded
 
 @dataclass(frozen=True)
 class ShardPlace:
-    """Where the results of a generate stage's shards are.
+    """The place of the results of a generate stage's shards.
 
     Attributes:
-        folder: One JSON a shard below it.
-        encode: How each is written.
-        journal: The driver's note of those that it has seen, by the hundred.
+        folder: Folder with one JSON file per shard.
+        encode: Function that encodes a result.
+        journal: Log in which the driver records finished shards, by the hundred.
     """
 
     folder: str
@@ -43,9 +42,9 @@ class RunStore(ABC):
     """Files of one job.
 
     Attributes:
-        objects: The small ones, by their names below the run directory.
-        events: What the job's processes have told.
-        shards: Where results of shards are.
+        objects: Small files, by their names below the run directory.
+        events: Events of the job's processes.
+        shards: Place of the results of shards.
     """
 
     objects: Objects
@@ -57,84 +56,84 @@ class RunStore(ABC):
 
     @abstractmethod
     def upload(self, stage: Stage, entries: Iterable[FileEntry]) -> tuple[FileEntry, ...] | None:
-        """Bring files of a stage where other machines find them, before a manifest names them.
+        """Upload files of a stage so that other machines find them, before a manifest names them.
 
         Returns:
-            What they have to be told to find them; None: they look into the same directory.
+            Entries that other machines need to find the files; None: they read the same directory.
         """
 
     @abstractmethod
     def fetch(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
-        """Have files of a stage on this machine.
+        """Fetch files of a stage to this machine.
 
         Raises:
-            ArtifactCorruptError: One is missing on storage, or differs.
+            ArtifactCorruptError: A file is missing on storage, or differs.
         """
 
     @abstractmethod
     def let_go(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
-        """Delete this machine's copies of what can be fetched again: it need not hold all at once."""
+        """Delete this machine's copies of files that can be fetched again, so that it need not hold all at once."""
 
     @abstractmethod
     def forget(self, stage: Stage, entries: Iterable[FileEntry], *, keep: Iterable[FileEntry] = ()) -> int:
-        """Delete files for good; returns the bytes freed.
+        """Delete files permanently; return the bytes freed.
 
         Args:
-            stage: Whose they are.
-            entries: The files.
-            keep: Other files, whose content stays where it lies under its hash.
+            stage: Stage of the files.
+            entries: Files to delete.
+            keep: Other files, whose content under its hash is kept.
         """
 
     @abstractmethod
     def forget_once(self, stage: Stage, entries: Iterable[FileEntry], *, keep: Iterable[FileEntry]) -> int:
-        """`forget`, of which nothing is left to do when it was done before; returns the bytes freed now."""
+        """Delete files as `forget` does, but do nothing if that was done before; return the bytes freed now."""
 
     @abstractmethod
     def forget_folder(self, name: str) -> int:
-        """Delete everything below a folder of the run directory; returns the bytes freed, 0 where they are not known.
+        """Delete everything below a folder of the run directory; return the bytes freed, 0 if they are unknown.
 
         Args:
-            name: The folder, relative to the run directory; empty: all of it.
+            name: Folder relative to the run directory; empty: the whole directory.
         """
 
     @abstractmethod
     def kept_bytes(self, name: str) -> int | None:
-        """What a folder of the run directory holds; None: it is on storage, which is not asked."""
+        """Return the bytes in a folder of the run directory; None: it is on storage, which is not asked."""
 
     @abstractmethod
     def verify(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
-        """Check files that a record names, where `fetch` will not do it.
+        """Check files that a record names, unless `fetch` will do it.
 
         Raises:
-            ArtifactCorruptError: One is missing, or differs.
+            ArtifactCorruptError: A file is missing, or differs.
         """
 
     @abstractmethod
     def settle(self, name: str, data: bytes) -> bytes:
-        """Say of files that they are complete; returns what counts.
+        """Write the small file that declares files complete; return the content that counts.
 
         Args:
-            name: Of the small file that says so.
-            data: Its content.
+            name: Name of the small file.
+            data: Content of the small file.
         """
 
     def delete(self) -> int:
-        """Delete everything of the job; returns the bytes freed, 0 on storage by URL, where they are not known."""
-        self.objects.delete([JobFile.FILE])  # first, so that nobody takes what is left for a job
+        """Delete everything of the job; return the bytes freed, 0 on storage by URL, where they are unknown."""
+        self.objects.delete([JobFile.FILE])  # deleted first, so that the rest does not count as a job
         return self.forget_folder("")
 
     def share(self, name: str) -> None:
-        """Let other machines see a growing file (a log, a curve) as it is now."""
+        """Upload a growing file (a log, a curve) as it is now."""
         if (self._root / name).is_file():
             self.objects.put_file(name, self._root / name)
 
     def shared(self, name: str) -> Path:
-        """A growing file as its writer last shared it."""
+        """Return a growing file as its writer last uploaded it."""
         self.objects.get_file(name, self._root / name)
         return self._root / name
 
     def _remove(self, stage: Stage, entries: Iterable[FileEntry]) -> int:
-        """Delete files of this machine; returns how many bytes they had."""
+        """Delete files of this machine; return their bytes."""
         freed = 0
         for path in (self._root / stage.value / entry.path for entry in entries):
             if path.exists():
@@ -144,10 +143,10 @@ class RunStore(ABC):
 
 
 class InPlace(RunStore):
-    """A directory where all processes of the job look.
+    """The files of a directory that all processes of the job see.
 
     Args:
-        root: It.
+        root: The run directory.
     """
 
     def __init__(self, root: Path) -> None:
@@ -157,38 +156,38 @@ class InPlace(RunStore):
         self.shards = ShardPlace(Stage.GENERATE.value, encoded, Unwritten())
 
     def upload(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
-        """They are there."""
+        """Do nothing: all machines see the directory."""
 
     def fetch(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
-        """They are here."""
+        """Do nothing: all machines see the directory."""
 
     def let_go(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
-        """They are all there are."""
+        """Do nothing: the files are the only copies."""
 
     def forget(self, stage: Stage, entries: Iterable[FileEntry], *, keep: Iterable[FileEntry] = ()) -> int:
-        """Delete files; another file is another one, whatever its content."""
+        """Delete files; files of equal content are separate files."""
         return self._remove(stage, entries)
 
     def forget_once(self, stage: Stage, entries: Iterable[FileEntry], *, keep: Iterable[FileEntry]) -> int:
-        """Delete files; those that are gone cost nothing."""
+        """Delete files; deleting absent files costs nothing."""
         return self._remove(stage, entries)
 
     def forget_folder(self, name: str) -> int:
-        """Delete the directory."""
+        """Delete the folder."""
         freed = directory_bytes(self._root / name)
         shutil.rmtree(self._root / name, ignore_errors=True)
         return freed
 
     def kept_bytes(self, name: str) -> int:
-        """Count its files."""
+        """Add up the bytes of its files."""
         return directory_bytes(self._root / name)
 
     def verify(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
-        """Hash them."""
+        """Compare the hashes of the files."""
         verify_files(self._root / stage.value, entries)
 
     def settle(self, name: str, data: bytes) -> bytes:
-        """Replace what was said: the files that it spoke of are replaced too."""
+        """Replace the file: the files that it names are replaced too."""
         self.objects.write(name, data)
         return data
 
@@ -198,7 +197,7 @@ class ByHash(RunStore):
 
     Args:
         root: The directory.
-        objects: Those of the job.
+        objects: Objects of the job.
     """
 
     def __init__(self, root: Path, objects: Objects) -> None:
@@ -210,21 +209,21 @@ class ByHash(RunStore):
         self._blobs = Blobs(objects.below("files"))
 
     def upload(self, stage: Stage, entries: Iterable[FileEntry]) -> tuple[FileEntry, ...]:
-        """Put each under its hash."""
+        """Upload each file under its hash."""
         known = tuple(entries)
         self._blobs.upload(self._root / stage.value, known)
         return known
 
     def fetch(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
-        """Download those that are not here, and check them."""
+        """Download the files that are absent here, and check them."""
         self._blobs.fetch(self._root / stage.value, entries)
 
     def let_go(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
-        """Delete the copies."""
+        """Delete this machine's copies."""
         self._remove(stage, entries)
 
     def forget(self, stage: Stage, entries: Iterable[FileEntry], *, keep: Iterable[FileEntry] = ()) -> int:
-        """Delete copies and content; content that another file has stays."""
+        """Delete copies and content; content that another file shares is kept."""
         known, kept = tuple(entries), {entry.sha256 for entry in keep}
         self._remove(stage, known)
         gone = [entry for entry in known if entry.sha256 not in kept]
@@ -232,7 +231,7 @@ class ByHash(RunStore):
         return sum(entry.size_bytes for entry in gone)
 
     def forget_once(self, stage: Stage, entries: Iterable[FileEntry], *, keep: Iterable[FileEntry]) -> int:
-        """Delete what is to be deleted, and note that it was: what is gone would be asked for again each time."""
+        """Delete the files and record that it was done, because deleting absent objects costs requests each time."""
         if self.objects.read(Forgotten.FILE) is not None:
             self._remove(stage, entries)
             return 0
@@ -247,20 +246,20 @@ class ByHash(RunStore):
         return 0
 
     def kept_bytes(self, name: str) -> None:
-        """Not known."""
+        """Return None: the size is unknown."""
 
     def verify(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
-        """A file's name is its hash, and `fetch` checks it when the file is wanted."""
+        """Do nothing: a file's name is its hash, and `fetch` checks it when the file is needed."""
 
     def settle(self, name: str, data: bytes) -> bytes:
-        """What was said first counts: an attempt that was thought dead may say the same at the same time elsewhere,
-        and what came after was made from the one that is there.
+        """Write the file unless it exists; the first one counts. An attempt that was believed dead may write the same
+        file at the same time elsewhere, and later stages were made from the first one.
         """
         return data if self.objects.create(name, data) else self.objects.read(name) or data
 
 
 def _keys_below(objects: Objects, name: str) -> list[str]:
-    """Keys of all objects below a folder; a name that has none below it is an object itself."""
+    """List the keys of all objects below a folder; a name without objects below it is an object itself."""
     below = objects.children(name)
     keys = [f"{name}/{child}".lstrip("/") for child in below]
     return [inner for key in keys for inner in (_keys_below(objects, key) or [key])]

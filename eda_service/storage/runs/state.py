@@ -1,7 +1,7 @@
-"""The small JSON files of a run directory, each one frozen value: validated when it is read, a value from then on.
+"""The small JSON files of a run directory, each one frozen value, validated when it is read.
 
-A field of a newer version is left out by an older one that reads the file, which has to live with it; what an older
-version did not write has a default. What is wrong in another way is a `ValidationError`, which is a `ValueError`.
+A field of a newer version is ignored by an older one that reads the file; a field that an older version did not write
+has a default. Any other mistake is a `ValidationError`, which is a `ValueError`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def _is_none(value: object) -> bool:
 
 
 class JsonFile(BaseModel):
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        FILE: Its name, below the run directory.
+        FILE: Name of the file, below the run directory.
     """
 
     FILE: ClassVar[str]
@@ -49,15 +49,15 @@ StateT = TypeVar("StateT", bound=JsonFile)
 
 
 class JobFile(StateFile):
-    """Who asked for what; the directory counts as a job once this file is there.
+    """The job and its origin; the directory counts as a job once this file exists.
 
     Attributes:
-        id: The job's; empty in a file that was made by hand.
-        origin: `api`, or another word for whoever started the job.
-        created_at: When, in seconds since the epoch.
-        config: What to do, of whichever kind.
-        row_fields: What else its row said, beside the other fields in the file; None where a version wrote it that did
-            not keep that.
+        id: Id of the job; empty in a file that was made by hand.
+        origin: The word `api`, or another word for the starter of the job.
+        created_at: Time of creation, in seconds since the epoch.
+        config: Config of the job, of any kind.
+        row_fields: Further contents of its row, stored beside the other fields in the file; None if an earlier version
+            wrote the file without them.
     """
 
     FILE = "job.json"
@@ -85,8 +85,8 @@ class EventLine(TypedDict):
     """A line of `events.jsonl`.
 
     Attributes:
-        at: In seconds since the epoch.
-        took_s: How long what it tells of took, where that was measured.
+        at: Time of the event, in seconds since the epoch.
+        took_s: Seconds that the reported action took, if they were measured.
     """
 
     at: int
@@ -101,15 +101,15 @@ class StageProgress(StateFile):
     """A heartbeat.
 
     Attributes:
-        attempt: Whose it is.
-        eta_s: Seconds to the end of the stage; None: not known.
-        percent: Of the stage, 0..100.
-        pid: The driver's process.
-        stage: The stage.
-        stage_started_at: In seconds since the epoch.
-        step: Steps done.
-        total_steps: Of so many.
-        updated_at: In seconds since the epoch.
+        attempt: Number of the attempt.
+        eta_s: Seconds to the end of the stage; None: unknown.
+        percent: Progress of the stage, 0..100.
+        pid: Id of the driver's process.
+        stage: Current stage.
+        stage_started_at: Start of the stage, in seconds since the epoch.
+        step: Number of steps done.
+        total_steps: Number of steps of the stage.
+        updated_at: Time of the heartbeat, in seconds since the epoch.
     """
 
     FILE = "progress.json"
@@ -125,12 +125,12 @@ class StageProgress(StateFile):
     updated_at: int = 0
 
     def as_row(self) -> dict[str, Any]:
-        """What the job's row keeps: what the file says."""
+        """Return the values that the job's row keeps."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
 class Failure(BaseModel):
-    """An error as a result and a row keep it."""
+    """An error as a result and a row store it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -141,16 +141,16 @@ class Failure(BaseModel):
 
     @classmethod
     def of(cls, error: EdaError) -> Failure:
-        """What is kept of an error."""
+        """Make it from an error."""
         return cls(code=error.code, message=error.message, param=error.param, retryable=error.retryable)
 
 
 class Succeeded(StateFile):
-    """End of an attempt that went well.
+    """The result of an attempt that succeeded.
 
     Attributes:
-        pack: What an adaptation published, as name@version.
-        result: What a job of another kind ended with: a draft as name@version, or a measurement's id.
+        pack: Pack that an adaptation published, as name@version.
+        result: Result of a job of another kind: a draft as name@version, or a measurement's id.
     """
 
     FILE = "result.json"
@@ -169,7 +169,7 @@ class Succeeded(StateFile):
 
 
 class Failed(StateFile):
-    """End of an attempt: it failed with a code."""
+    """The result of an attempt that failed, with the error's code."""
 
     FILE = "result.json"
 
@@ -180,7 +180,7 @@ class Failed(StateFile):
 
 
 class AttemptResult(RootModel[Annotated[Succeeded | Failed, Field(discriminator="status")]], JsonFile):
-    """`result.json`: either."""
+    """The content of `result.json`: `Succeeded` or `Failed`."""
 
     FILE = Succeeded.FILE
 
@@ -194,10 +194,10 @@ class Cancelled(StateFile):
 
 
 class Prepared(StateFile):
-    """What exists before shards are generated, and what it took.
+    """Facts about the preparation before shards are generated, and its time.
 
     Attributes:
-        files: What preparation wrote, where other machines find it by this; without them it lies in the directory.
+        files: Files that preparation wrote, by which other machines find them; None: they are in the directory.
     """
 
     FILE = "generate/prepare.json"
@@ -220,7 +220,7 @@ class Prepared(StateFile):
 
 
 class ShardResult(BaseModel):
-    """What has become of one shard: its file is written after the shard's own."""
+    """The result of one shard; its file is written after the shard's own files."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -242,7 +242,7 @@ class Forgotten(StateFile):
 
 
 class Best(StateFile):
-    """The best weights so far, where other machines find them by this."""
+    """The best weights so far, with the entries by which other machines find them."""
 
     FILE = "train/best.json"
 
@@ -250,17 +250,17 @@ class Best(StateFile):
 
 
 class Trained(StateFile):
-    """How a worker group ended: with weights.
+    """The outcome of a worker group that trained weights.
 
     Attributes:
-        step: Optimizer steps taken.
+        step: Number of optimizer steps taken.
         best_step: Step of the best checkpoint.
-        best_acceptance: Its simulated acceptance length.
-        initial_acceptance: The same before the first step: the base draft's.
-        restarts: Times the worker group was resumed.
-        seconds: In the loop, all starts together.
+        best_acceptance: Simulated acceptance length of the best checkpoint.
+        initial_acceptance: Simulated acceptance length of the base draft, before the first step.
+        restarts: Number of times the worker group was resumed.
+        seconds: Seconds in the training loop, over all starts.
         frozen_before: Hash over the draft's frozen tensors before training.
-        frozen_after: The same after it.
+        frozen_after: Hash over the draft's frozen tensors after training.
     """
 
     FILE = "train/outcome.json"
@@ -276,7 +276,7 @@ class Trained(StateFile):
 
 
 class Diverged(StateFile):
-    """How a worker group ended: the loss left the numbers; `failure` says where."""
+    """The outcome of a worker group whose loss became NaN or infinite; `failure` has the details."""
 
     FILE = "train/outcome.json"
 
@@ -284,16 +284,16 @@ class Diverged(StateFile):
 
 
 class TrainOutcome(RootModel[Trained | Diverged], JsonFile):
-    """`train/outcome.json`: either."""
+    """The content of `train/outcome.json`: `Trained` or `Diverged`."""
 
     FILE = Trained.FILE
 
 
 def encoded(value: BaseModel) -> bytes:
-    """A file's content: indented, its keys in order."""
+    """Encode a file's content: indented, its keys in order."""
     return (json.dumps(value.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode("utf-8")
 
 
 def compact(value: BaseModel) -> bytes:
-    """The same value in as few bytes as JSON has for it, its keys as they are declared."""
+    """Encode a value in as few bytes as JSON allows, its keys as they are declared."""
     return json.dumps(value.model_dump(mode="json")).encode("utf-8")

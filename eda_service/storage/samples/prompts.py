@@ -1,9 +1,9 @@
-"""Prompts that replicas keep for a deployment that asks for it: `<home>/prompts/<uid>/`, one file per replica.
+"""Prompts that replicas keep for a deployment if it asks for it: `<home>/prompts/<uid>/`, one file per replica.
 
-The uid is the deployment's own: a name that is deleted and made again finds nothing of what was kept under it, and an
-answer that still runs for the old one writes nothing into the new one's. Only the user of the service can read the
-files. A file is a ring: it is rewritten with its newest half when it has twice what is kept.
-Without its directory, which goes with the deployment, nothing is written.
+The uid is the deployment's own: a name that is deleted and made again does not get the old prompts, and a running
+answer of the old deployment writes nothing into the new one's. Only the user of the service can read the files. A file
+is rewritten with its newest half when it has twice the number of prompts to keep. Without the directory, which is
+deleted with the deployment, nothing is written.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _MAX_FILES = 16
 
 
 def directory(home: Path, uid: str) -> Path:
-    """Where the prompts of a deployment are.
+    """Return the directory of a deployment's prompts.
 
     Raises:
-        ValueError: The uid is no name of a directory, so that what it leads to would be others'.
+        ValueError: The uid is no name of a directory, and could lead to files of others.
     """
     if uid in {"", ".", ".."} or "/" in uid or "\0" in uid:
         raise ValueError(f"{uid[:40]!r} is no uid of a deployment")
@@ -33,7 +33,7 @@ def directory(home: Path, uid: str) -> Path:
 
 
 def open_directory(home: Path, uid: str) -> Path:
-    """Make it, for this user alone, and forget files of replicas that are long gone."""
+    """Make the directory, for this user only, and delete files of replicas that ended long ago."""
     path = directory(home, uid)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = sorted(path.glob("*.jsonl"), key=_age)
@@ -43,33 +43,33 @@ def open_directory(home: Path, uid: str) -> Path:
 
 
 def forget(home: Path, uid: str) -> None:
-    """Delete what was kept; nothing where the uid is none, as of a row that cannot be read."""
+    """Delete the prompts; do nothing if the uid is invalid, as in a row that cannot be read."""
     with contextlib.suppress(ValueError):
         shutil.rmtree(directory(home, uid), ignore_errors=True)
 
 
 def take_over(home: Path, name: str, uid: str) -> None:
-    """Move what was kept under a deployment's name, before deployments had uids. Frozen files stay where they are, as
+    """Move the prompts that earlier versions kept under a deployment's name. Frozen files stay where they are, because
     jobs name them by their paths.
     """
     try:
         before = directory(home, name)
     except ValueError:
-        return  # nothing was kept under such a name
+        return  # no prompts were kept under such a name
     files = [path for path in before.glob("*.jsonl") if not path.name.startswith(_FROZEN)]
     for path in files:
         with contextlib.suppress(FileNotFoundError):  # another process over this home was faster
             path.rename(open_directory(home, uid) / path.name)
     with contextlib.suppress(OSError):
-        before.rmdir()  # where nothing is left
+        before.rmdir()  # if nothing is left in it
 
 
 class KeptPrompt(TypedDict):
-    """A line of such a file.
+    """A line of a file of prompts.
 
     Attributes:
-        at: When it was asked, in seconds since the epoch.
-        messages: The conversation, each message with its text.
+        at: Time of the request, in seconds since the epoch.
+        messages: Messages of the conversation, each with its text.
     """
 
     at: float
@@ -80,8 +80,8 @@ class PromptFile:
     """One replica's file of one deployment.
 
     Args:
-        path: The file; its directory is there.
-        num: Prompts to keep.
+        path: Path of the file, whose directory exists.
+        num: Number of prompts to keep.
     """
 
     def __init__(self, path: Path, num: int) -> None:
@@ -89,7 +89,7 @@ class PromptFile:
         self._num_lines = len(_lines(path))
 
     def add(self, row: KeptPrompt) -> None:
-        """Append a prompt; a directory that is gone means that nothing is to be kept any more."""
+        """Append a prompt; if the directory is gone, nothing is kept any more and nothing is written."""
         with contextlib.suppress(FileNotFoundError):
             _write(self._path, [json.dumps(row)], append=True)
             self._num_lines += 1
@@ -102,13 +102,13 @@ class PromptFile:
 
 
 def newest(home: Path, uid: str, num: int) -> list[KeptPrompt]:
-    """The newest distinct prompts of all replicas, oldest first."""
+    """Read the newest distinct prompts of all replicas, oldest first."""
     found: dict[str, KeptPrompt] = {}
     for path in directory(home, uid).glob("*.jsonl"):
         if path.name.startswith(_FROZEN):
             continue
         for line in _lines(path)[-num:]:
-            with contextlib.suppress(ValueError):  # the last line may be half written
+            with contextlib.suppress(ValueError):  # the last line may be incomplete
                 row: KeptPrompt = json.loads(line)
                 key = json.dumps(row["messages"])
                 if key not in found or found[key]["at"] < row["at"]:

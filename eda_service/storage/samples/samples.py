@@ -1,10 +1,10 @@
-"""What selection kept and dropped, to be looked at: each sample with its value, its prompt and its answer.
+"""The samples that selection kept and dropped, for people to read: each with its value, its prompt and its answer.
 
-    select/samples.jsonl   one sample a line, in the order in which they were generated
-    select/samples.index   where each line is, from the most valuable sample to the least
+    select/samples.jsonl   one sample per line, in the order in which they were generated
+    select/samples.index   the position of each line, from the most valuable sample to the least
 
-Hidden states are large and go; texts are small and stay. A run of a version that kept no texts has neither file: its
-records still say which samples there were, what each was worth and which were kept.
+Hidden states are large and are deleted; texts are small and stay. A run of a version that kept no texts has neither
+file; its records still name the samples, their values and which were kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from eda_service.storage.runs.run import RunDir
 
 LINES_FILE, INDEX_FILE = "samples.jsonl", "samples.index"
 MAX_PAGE_BYTES = 4 << 20
-"""Of the lines of a page, which has at least one."""
+"""Largest size of a page's lines in bytes; a page has at least one line."""
 NO_TEXTS = "this run was made by a version that kept no texts: the samples have values, and neither prompt nor answer"
 _ENTRY = np.dtype([("offset", "<i8"), ("size", "<i8"), ("kept", "u1")])
 
@@ -36,10 +36,10 @@ class SampleText(Frozen):
     """One self-generated sample.
 
     Attributes:
-        sample_value: Of Eq. 14; None where samples were not measured.
-        num_prompt_tokens: None where it is not known.
-        messages: The conversation that was answered; None where texts were not kept.
-        answer: What the target wrote; likewise.
+        sample_value: Value of Eq. 14; None if samples were not measured.
+        num_prompt_tokens: Number of prompt tokens; None if unknown.
+        messages: Messages of the conversation that was answered; None if texts were not kept.
+        answer: Text that the target wrote; None if texts were not kept.
     """
 
     sample_id: str
@@ -56,9 +56,9 @@ class SamplePage:
     """Samples with their ranks, the most valuable first.
 
     Attributes:
-        samples: (rank among all samples of the job, counted from 1; the sample).
-        has_more: Whether there are more of those that were asked for.
-        note: What this run does not have; None: it has everything.
+        samples: Pairs of the rank among all samples of the job, counted from 1, and the sample.
+        has_more: Whether more samples match the request.
+        note: Description of what this run lacks; None: it has everything.
     """
 
     samples: tuple[tuple[int, SampleText], ...]
@@ -73,7 +73,7 @@ class SampleWriter:
     """Writes both files; `close` makes them visible.
 
     Args:
-        directory: Of stage select.
+        directory: Directory of stage select.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -91,7 +91,7 @@ class SampleWriter:
         self._stream.write(line)
 
     def close(self) -> list[Path]:
-        """Finish both files; returns them."""
+        """Finish both files; return their paths."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
@@ -103,13 +103,13 @@ class SampleWriter:
 
 
 def read_samples(run: RunDir, *, kept: bool | None, after: int, limit: int) -> SamplePage | None:
-    """A page of a job's samples; None while selection has not ended.
+    """Read a page of a job's samples; None while selection has not ended.
 
     Args:
-        run: The job.
-        kept: Those that were kept, or those that were dropped; None: both.
-        after: Rank of the last sample of the page before; 0: from the first.
-        limit: At most so many.
+        run: Run directory of the job.
+        kept: Whether to list kept or dropped samples; None: both.
+        after: Rank of the last sample of the page before; 0: start at the first.
+        limit: Largest number of samples of the page.
 
     Raises:
         ArtifactCorruptError: A record or a file does not hold what it should.
@@ -182,5 +182,5 @@ def _from_records(
 
 
 def _wanted(is_kept: Sequence[bool] | np.ndarray[Any, np.dtype[np.bool_]], kept: bool | None, after: int) -> list[int]:
-    """Ranks behind one, of the samples that are asked for."""
+    """Return the ranks after `after` of the requested samples."""
     return [rank for rank, each in enumerate(is_kept, start=1) if rank > after and (kept is None or bool(each) is kept)]

@@ -1,7 +1,7 @@
-"""What has become of each shard of a generate stage: one JSON a shard, written after its files.
+"""The result of each shard of a generate stage: one JSON file per shard, written after its files.
 
-On one disk it lies beside the shard, whose files are looked at with it. On storage the driver also writes results down
-by the hundred in a journal, so that a job of ten thousand shards is resumed with some tens of requests.
+On one disk it is beside the shard, whose files are checked with it. On storage the driver also writes results to a
+journal by the hundred, so that a job of ten thousand shards is resumed with some tens of requests.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class ShardResults:
     """Results of one job's shards.
 
     Args:
-        run: The job.
+        run: Run directory of the job.
     """
 
     def __init__(self, run: RunDir) -> None:
@@ -29,11 +29,11 @@ class ShardResults:
         self._fresh: dict[str, ShardResult] = {}
 
     def read(self, name: str) -> ShardResult | None:
-        """A finished shard's result, or None if it has to be (re)written."""
+        """Read a finished shard's result; None if the shard has to be (re)written."""
         return self._whole(name, self._store.objects.read(self._key(name)))
 
     def write(self, name: str, result: ShardResult) -> ShardResult:
-        """Say that a shard is finished; returns what counts, which on storage is what was said first."""
+        """Record that a shard is finished; return the result that counts, on storage the first one."""
         self._store.upload(Stage.GENERATE, result.files)
         data = self._place.encode(result)
         settled = self._store.settle(self._key(name), data)
@@ -41,22 +41,22 @@ class ShardResults:
         return result if settled == data else ShardResult.model_validate_json(settled)
 
     def note(self, name: str, result: ShardResult) -> None:
-        """Remember a finished shard for the journal; for the driver."""
+        """Collect a finished shard for the journal; only the driver calls this."""
         self._fresh[name] = result
         if len(self._fresh) >= _PER_ENTRY:
             self.flush()
 
     def flush(self) -> None:
-        """Write down what was noted."""
+        """Write the collected shards to the journal."""
         if self._fresh:
             self._place.journal.append({name: each.model_dump(mode="json") for name, each in self._fresh.items()})
         self._fresh = {}
 
     def finished(self, names: Sequence[str]) -> dict[str, ShardResult]:
-        """Results of those shards that have one.
+        """Return the results of those shards that have one.
 
-        A listing says which objects are worth asking for. One that it leaves out is generated again, and the result
-        that was there first is taken: that costs time and nothing else.
+        A listing says which objects to read. A shard that it leaves out is generated again, and then its first result
+        is used: that only costs time.
         """
         wanted, known = set(names), dict[str, ShardResult]()
         for entry in self._place.journal.read():
@@ -71,7 +71,7 @@ class ShardResults:
         return {name: known[name] for name in names if name in known}
 
     def _whole(self, name: str, data: bytes | None) -> ShardResult | None:
-        """A result whose files are there; what is there of others is deleted."""
+        """Return a result whose files all exist; if some are missing, delete the others."""
         if data is None:
             return None
         result = ShardResult.model_validate_json(data)

@@ -4,8 +4,8 @@
                                       answers' texts: answers (U,) uint8, UTF-8, and answer_offsets (N+1,) int64, which
                                       shards of earlier versions do not have
     shard-00000.features.safetensors  features (T-N, C): of every token but each sample's last, which is not
-                                      forwarded; head_in (T-N, D), where the draft reads other states than the head;
-                                      in the metadata whether features are what the draft made of the states
+                                      forwarded; head_in (T-N, D), if the draft reads other states than the head;
+                                      metadata: whether features are the draft's start states
     shard-00000.json                  written last: sample ids, hashes, counts, scores
 
 A shard counts once its JSON is there; features can be deleted apart from tokens.
@@ -40,12 +40,12 @@ class Sample:
     """One self-generated sample (x, y) with the target's states.
 
     Attributes:
-        token_ids: Prompt then answer, the stop token included.
-        num_prompt_tokens: Where the answer begins: the answer mask is position >= this.
-        features: (L-1, C), what the draft reads, for all but the last token; None when not loaded.
-        own_head_in: (L-1, D), what the target's head reads, where that is something else.
-        is_started: The features are what the draft's `start` made of the target's states, which were let go.
-        answer: Its text, for people to read; None where it was not kept.
+        token_ids: Token ids of prompt and answer, the stop token included.
+        num_prompt_tokens: Number of prompt tokens; answer positions start at this number.
+        features: Input of the draft (L-1, C), for all tokens but the last; None if not loaded.
+        own_head_in: Input of the target's head (L-1, D), if it is another tensor than the features.
+        is_started: Whether the features are the draft's start states, in place of the target's states.
+        answer: Text of the answer, for people to read; None if it was not kept.
     """
 
     sample_id: str
@@ -58,28 +58,28 @@ class Sample:
 
     @property
     def num_answer_tokens(self) -> int:
-        """Tokens of the answer."""
+        """Number of tokens of the answer."""
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
     def head_in(self) -> Tensor:
-        """(L-1, D): what the target's head reads, for all but the last token."""
+        """The input of the target's head (L-1, D), for all tokens but the last."""
         head_in = self.features if self.own_head_in is None else self.own_head_in
         assert head_in is not None
         return head_in
 
     def answer_states(self) -> Tensor:
-        """(A-1, D): what the target's head reads at the answer's tokens, but for the last one."""
+        """The input of the target's head (A-1, D) at the answer's tokens, except the last one."""
         return self.head_in[self.num_prompt_tokens :]
 
 
 def tokens_path(directory: Path, name: str) -> Path:
-    """File of a shard's tokens."""
+    """Return the path of a shard's tokens."""
     return directory / f"{name}.tokens.safetensors"
 
 
 def features_path(directory: Path, name: str) -> Path:
-    """File of a shard's features."""
+    """Return the path of a shard's features."""
     return directory / f"{name}.features.safetensors"
 
 
@@ -107,7 +107,7 @@ def write_shard(directory: Path, name: str, samples: Sequence[Sample]) -> list[P
 
 
 def _packed(texts: Sequence[bytes]) -> dict[str, Tensor]:
-    """Texts as the two tensors that hold them."""
+    """Pack texts into the two tensors that hold them."""
     ends = torch.tensor([0, *map(len, texts)], dtype=torch.int64).cumsum(0)
     joined = b"".join(texts)
     return {
@@ -117,7 +117,7 @@ def _packed(texts: Sequence[bytes]) -> dict[str, Tensor]:
 
 
 def _unpacked(stream: Any, num_rows: int) -> list[str | None]:
-    """The texts of a shard."""
+    """Unpack the texts of a shard."""
     joined, ends = stream.get_tensor("answers"), stream.get_tensor("answer_offsets").tolist()
     if joined.dtype != torch.uint8 or joined.ndim != 1 or len(ends) != num_rows + 1 or ends != sorted(ends):
         raise ValueError("answers and answer_offsets do not fit the rows")
@@ -136,7 +136,7 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
 
 
 def _check_rows(token_ids: Tensor, offsets: list[int], prompt_lengths: list[int], ids: Mapping[str, str]) -> None:
-    """Every row lies inside the tokens, behind the one before it, and holds its prompt."""
+    """Check that every row lies inside the tokens, after the row before it, and contains its prompt."""
     if token_ids.ndim != 1 or token_ids.is_floating_point() or len(offsets) != len(prompt_lengths) + 1:
         raise ValueError("token_ids, offsets and prompt_lengths do not fit each other")
     if offsets[0] != 0 or offsets[-1] != len(token_ids):
@@ -147,7 +147,7 @@ def _check_rows(token_ids: Tensor, offsets: list[int], prompt_lengths: list[int]
 
 
 def _check_states(places: Mapping[str, TensorPlace], num_tokens: int, num_rows: int) -> None:
-    """Both kinds of states are there for every token that was forwarded."""
+    """Check that both kinds of states exist for every token that was forwarded."""
     for name in ("features", "head_in") if "head_in" in places else ("features",):
         if places[name].shape[0] != num_tokens - num_rows:
             raise ValueError(f"{name} of {places[name].shape[0]} tokens, {num_tokens} tokens in all")
@@ -156,10 +156,10 @@ def _check_states(places: Mapping[str, TensorPlace], num_tokens: int, num_rows: 
 def read_shard(
     directory: Path, name: str, rows: Sequence[int] | None = None, *, features: bool = True
 ) -> Iterator[Sample]:
-    """Samples of a shard, or of the given rows; features are read row by row.
+    """Read the samples of a shard, or of the given rows; features are read row by row.
 
     Raises:
-        ArtifactCorruptError: A file is missing or does not hold what it should.
+        ArtifactCorruptError: A file is missing or has wrong content.
     """
     try:
         has_texts = "answers" in read_header(tokens_path(directory, name))

@@ -1,4 +1,4 @@
-"""Read a PEFT LoRA adapter as the matrices of its updates, or say why it can only be merged.
+"""Reading a PEFT LoRA adapter as the matrices of its updates; an adapter that can only be merged is refused.
 
 Shapes: r rank, I input width, O output width of one linear.
 """
@@ -23,8 +23,8 @@ from eda_service.storage.files import sha256_file, sha256_text
 from eda_service.storage.inputs.tensor_header import read_header
 
 _TENSOR = re.compile(r"^base_model\.model\.(.*\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+_proj))\.lora_([AB])\.weight$")
-# What says nothing about the function of the adapted model; anything else must be off, so that an option this code
-# has never heard of is not passed over.
+# Settings without effect on the function of the adapted model; all others must be off, so that an unknown option is
+# not ignored.
 _HARMLESS = frozenset(
     {
         *("auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision"),
@@ -43,9 +43,9 @@ class Adapter:
     """A LoRA adapter ready to be stacked.
 
     Attributes:
-        key: Hash of its weights and settings: equal adapters are held once.
+        key: Hash of the adapter's weights and settings: equal adapters are held once.
         rank: The largest rank of its updates.
-        updates: By (layer, linear): A (r, I), and B (O, r) times the adapter's scaling.
+        updates: Matrices by (layer, linear): A (r, I), and B (O, r) times the adapter's scaling.
     """
 
     key: str
@@ -54,7 +54,7 @@ class Adapter:
 
 
 def unstackable_reason(config: Mapping[str, Any]) -> str | None:
-    """Why an adapter of these settings (`adapter_config.json`) can only be merged; None where it can be stacked."""
+    """Return why an adapter of these settings (`adapter_config.json`) can only be merged; None if it can be stacked."""
     if config.get("bias", "none") != "none":
         return f"bias is {config['bias']!r}"
     if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
@@ -66,7 +66,7 @@ def unstackable_reason(config: Mapping[str, Any]) -> str | None:
 
 
 def is_stackable(directory: Path) -> bool:
-    """Whether an adapter's file holds updates of the layers' linears alone; with anything else it is merged."""
+    """Whether an adapter's file holds updates of the layers' linears only; any other adapter is merged."""
     names = read_header(directory / "adapter_model.safetensors", param="target.adapter")
     return all(_TENSOR.fullmatch(name) for name in names)
 
@@ -75,14 +75,15 @@ def read_adapter(directory: Path, *, dtype: torch.dtype, device: torch.device) -
     """Read and check an adapter.
 
     Args:
-        directory: Holds adapter_config.json and adapter_model.safetensors, as `resolve_target` has checked them.
-        dtype: Of the target.
-        device: Of the target.
+        directory: Directory of adapter_config.json and adapter_model.safetensors, as `resolve_target` has checked them.
+        dtype: Dtype of the target.
+        device: Device of the target.
 
     Raises:
-        AdapterUnstackableError: It changes more than the seven linears of a layer, or in another way than LoRA.
+        AdapterUnstackableError: The adapter changes more than the seven linears of a layer, or in another way than
+            LoRA.
         TargetIncompatibleError: The file cannot be read, lacks half of an update, or holds a number that is not finite
-            (it would reach the rows of others: zero times infinity).
+            (which would spread to the rows of other adapters: zero times infinity is NaN).
     """
     config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
     reason = unstackable_reason(config)
@@ -110,7 +111,7 @@ def read_adapter(directory: Path, *, dtype: torch.dtype, device: torch.device) -
 
 
 def scaling_of(config: Mapping[str, Any], module: str) -> float:
-    """What PEFT multiplies B A by for one module: alpha / r, or alpha / sqrt(r) with rank stabilisation."""
+    """Return PEFT's factor of B A for one module: alpha / r, or alpha / sqrt(r) with rank stabilisation."""
     from peft.utils.other import get_pattern_key
 
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}

@@ -1,6 +1,6 @@
 """The LoRA adapters loaded beside one target, stacked for `AdaptedLinear`; equal adapters are held once.
 
-Changing the stacks takes effect with the next forward. One thread owns a bank, as it owns the engine.
+A change of the stacks takes effect with the next forward. One thread owns a bank, as it owns the engine.
 
 Shapes: B rows, L positions, R ranks of all adapters together.
 """
@@ -24,7 +24,7 @@ _STACK_STEP = 32  # stacks keep their shapes while a few adapters come: oneDNN m
 
 @dataclass
 class _Span:
-    """Where an adapter's ranks lie, and how many users it has."""
+    """The place of an adapter's ranks in the stacks, and its number of users."""
 
     first: int
     rank: int
@@ -32,12 +32,12 @@ class _Span:
 
 
 class AdapterBank:
-    """Loads and frees adapters.
+    """Loads and frees the adapters of one target.
 
     Args:
-        layers: The products of each layer, by the names of their linears.
-        dtype: Of the target.
-        device: Of the target.
+        layers: Products of each layer, by the names of their linears.
+        dtype: Dtype of the target.
+        device: Device of the target.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class AdapterBank:
 
     @torch.inference_mode()
     def acquire(self, adapter: Adapter) -> str:
-        """Load an adapter, or count one more user of an equal one; returns its key.
+        """Load an adapter, or count one more user of an equal one; return its key.
 
         Raises:
             TargetIncompatibleError: A matrix has another shape than the target's linear.
-            ResourceError: The ranks of all adapters would exceed what one forward is to carry.
+            ResourceError: The ranks of all adapters together would exceed the limit of one forward.
         """
         if adapter.key in self._spans:
             self._spans[adapter.key].num_users += 1
@@ -73,7 +73,7 @@ class AdapterBank:
 
     @torch.inference_mode()
     def release(self, key: str) -> None:
-        """One user less; an adapter without users is freed."""
+        """Count one user less; an adapter without users is freed."""
         span = self._spans[key]
         span.num_users -= 1
         if span.num_users:
@@ -85,7 +85,7 @@ class AdapterBank:
         self._restack(spans, None)
 
     def rows(self, keys: Sequence[str | None], length: int) -> AdapterRows | None:
-        """The masks of a forward of `length` positions per row; None where no row has an adapter."""
+        """Make the masks of a forward of `length` positions per row; None if no row has an adapter."""
         if not any(key is not None for key in keys):
             return None
         mask_BR = torch.zeros(len(keys), self._num_ranks, dtype=self._dtype)
@@ -96,7 +96,7 @@ class AdapterBank:
         return AdapterRows(mask_BR.to(self._device)[:, None].expand(-1, length, -1).contiguous())
 
     def size_bytes(self, key: str) -> int:
-        """What an adapter takes in the stacks, its share of their zeros included."""
+        """Count the bytes of an adapter in the stacks, its share of their zeros included."""
         share = self._spans[key].rank / _ranks(self._spans)
         return round(share * sum(product.stack_bytes for products in self._layers for product in products.values()))
 
@@ -116,7 +116,7 @@ class AdapterBank:
                 )
 
     def _restack(self, spans: dict[str, _Span], fresh: Adapter | None) -> None:
-        """Rebuild every product's stacks for `spans`: what stays is copied, `fresh` is written."""
+        """Rebuild every product's stacks for `spans`: kept adapters are copied, `fresh` is added."""
         num_ranks = -(-_ranks(spans) // _STACK_STEP) * _STACK_STEP
         for layer, products in enumerate(self._layers):
             for names, product in products.items():

@@ -1,8 +1,9 @@
-"""A LoRA adapter held against its base before either is loaded: settings, ranks, names and shapes, from files alone.
+"""The check of a LoRA adapter against its base before either is loaded: settings, ranks, names and shapes, from files
+only.
 
 Some settings of PEFT import a module by its name, repeat layers, or match every module against a regular expression of
-the adapter's author, which may take for ever. Here only settings that change nothing but weights pass, and the modules
-are those the adapter's own tensors name.
+the adapter's author, which may take very long. Here only settings pass that change nothing but weights, and the modules
+are those that the adapter's own tensors name.
 
 Shapes: r rank, I input width, O output width of one linear.
 """
@@ -26,13 +27,13 @@ MAX_RANK = 1024
 _PARAM = "target.adapter"
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_PATTERNS = 4096
-_PATTERN = re.compile(r"\^?[\w.\\-]{1,256}\$?")  # a name, which PEFT takes for a regular expression: no repeats
+_PATTERN = re.compile(r"\^?[\w.\\-]{1,256}\$?")  # a name, which PEFT reads as a regular expression: no repeats
 _TENSOR = re.compile(
     r"base_model\.model\.(?P<module>[\w.]+?)(?P<kind>\.lora_A|\.lora_B|\.lora_embedding_A|\.lora_embedding_B|"
     r"\.lora_magnitude_vector|\.modules_to_save|\.base_layer)?(?:\.default)?(?:\.(?P<leaf>weight|bias))?"
 )
 _WHOLE = ("embed_tokens", "lm_head")
-"""Modules that an adapter may bring whole (`modules_to_save`, or because the trainer resized them)."""
+"""Modules that an adapter may contain as whole matrices (`modules_to_save`, or because the trainer resized them)."""
 _MAX_MORE_ROWS = 1 << 20
 _WHOLE_KINDS = (None, ".modules_to_save", ".base_layer")
 _LOW_RANK = (".lora_A", ".lora_B", ".lora_embedding_A", ".lora_embedding_B")
@@ -42,7 +43,7 @@ _WORDS: dict[str, tuple[Any, ...]] = {
     "task_type": ("CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION", None),  # what its trainer called the same updates
     **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out", "lora_bias"), (True, False, None)),
 }
-"""Settings that are one of a few words."""
+"""Settings that must be one of a few words."""
 _STARTS = re.compile(r"gaussian|orthogonal|eva|olora|pissa(_niter_[0-9]{1,3})?|corda|loftq")
 _SAFE = frozenset(
     {
@@ -53,7 +54,7 @@ _SAFE = frozenset(
         *("megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config"),
     }
 )
-"""What may be set; anything else must be off, so that an option nobody here has heard of is not passed over."""
+"""Settings that may be set; any other must be off, so that an unknown option is not ignored."""
 
 
 def check_adapter(adapter_dir: Path, model_dir: Path) -> None:
@@ -61,7 +62,7 @@ def check_adapter(adapter_dir: Path, model_dir: Path) -> None:
 
     Raises:
         TargetIncompatibleError: A setting, a rank, a name or a shape does not fit.
-        UnsafeCheckpointError: A file is not what it says, or a setting would run more than arithmetic.
+        UnsafeCheckpointError: A file does not match its header, or a setting would run more than arithmetic.
     """
     config = read_config(adapter_dir)
     base = weight_headers(model_dir)
@@ -73,11 +74,11 @@ def check_adapter(adapter_dir: Path, model_dir: Path) -> None:
 
 
 def read_config(adapter_dir: Path) -> dict[str, Any]:
-    """The settings of an adapter.
+    """Read the settings of an adapter.
 
     Raises:
-        TargetIncompatibleError: They cannot be read, or one is out of bounds.
-        UnsafeCheckpointError: One would run more than arithmetic.
+        TargetIncompatibleError: The settings cannot be read, or one is out of bounds.
+        UnsafeCheckpointError: A setting would run more than arithmetic.
     """
     path = adapter_dir / "adapter_config.json"
     try:
@@ -124,10 +125,10 @@ def read_config(adapter_dir: Path) -> dict[str, Any]:
 
 
 def changed_modules(adapter_dir: Path) -> list[str]:
-    """Full names of the modules that an adapter's tensors change by low-rank updates, sorted.
+    """List the full names of the modules that an adapter's tensors change by low-rank updates, sorted.
 
     Raises:
-        UnsafeCheckpointError: The file is not sound.
+        UnsafeCheckpointError: The file does not match its header.
     """
     names = read_header(adapter_dir / "adapter_model.safetensors", param=_PARAM)
     found = [match for name in names if (match := _TENSOR.fullmatch(name)) is not None]
@@ -135,7 +136,9 @@ def changed_modules(adapter_dir: Path) -> list[str]:
 
 
 def whole_modules(adapter_dir: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the embeddings and heads that an adapter brings whole, by the module's full name."""
+    """Read the shapes of the embeddings and heads that an adapter contains as whole matrices, by the module's full
+    name.
+    """
     found = {}
     for name, place in read_header(adapter_dir / "adapter_model.safetensors", param=_PARAM).items():
         match = _TENSOR.fullmatch(name)
@@ -147,7 +150,7 @@ def whole_modules(adapter_dir: Path) -> dict[str, tuple[int, ...]]:
 
 
 def whole_rows(adapter_dir: Path) -> int | None:
-    """Rows of the vocabulary that an adapter was trained with, where it brings embedding or head; else None.
+    """Return the rows of the vocabulary that an adapter was trained with, if it contains embedding or head; else None.
 
     Raises:
         TargetIncompatibleError: Embedding and head have different numbers of rows.
@@ -161,7 +164,7 @@ def whole_rows(adapter_dir: Path) -> int | None:
 def _check_complete(
     adapter_dir: Path, tensors: Mapping[str, TensorPlace], base: Mapping[str, TensorPlace], config: Mapping[str, Any]
 ) -> None:
-    """PEFT starts what is not in the file anew, and says so in a warning that nobody reads."""
+    """Check that no tensor is missing: PEFT initialises missing ones and only logs a warning."""
     parts: dict[str, set[str]] = {}
     for name in tensors:
         match = _TENSOR.fullmatch(name)
@@ -193,7 +196,9 @@ def _check_complete(
 
 
 def rank_of(config: Mapping[str, Any], module: str) -> int:
-    """The rank of a module's update as PEFT reads it from the settings: by the first pattern that ends its name."""
+    """Return the rank of a module's update as PEFT reads it from the settings: by the first pattern that
+    ends its name.
+    """
     for pattern, rank in (config.get("rank_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return int(rank)
@@ -220,7 +225,7 @@ def _check_tensor(
     if kind in _WHOLE_KINDS and leaf == "weight" and module.rsplit(".", 1)[-1] in _WHOLE:
         rows, width = place.shape if len(place.shape) == 2 else (0, 0)
         if width == weight.shape[1] and 1 <= rows <= weight.shape[0] + _MAX_MORE_ROWS:
-            return  # of a vocabulary that the trainer resized
+            return  # the rows of a vocabulary that the trainer resized
     width_o, width_i = reversed(weight.shape) if config.get("fan_in_fan_out") else weight.shape
     wanted: tuple[int | None, ...] = {
         ".lora_A": (None, width_i),

@@ -1,7 +1,7 @@
 """A LoRA adapter added to the weights of its base, so that the result computes what PEFT computes without merging.
 
-Token embedding and head may be one matrix. PEFT adds an update to the module that it was trained on, and only to that
-one; merged into the shared matrix it would change the other module as well. So the two are parted first.
+Token embedding and head may share one matrix. PEFT adds an update only to the module that it was trained on; merged
+into the shared matrix it would change the other module as well. So the two get matrices of their own first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ENDS = ("embed_tokens", "lm_head")
 
 
 def merge_adapter(model: Any, adapter_dir: Path) -> Any:
-    """A transformers model with a LoRA adapter added to its weights.
+    """Add a LoRA adapter to the weights of a transformers model.
 
     Raises:
         TargetIncompatibleError: The adapter does not fit.
@@ -28,7 +28,7 @@ def merge_adapter(model: Any, adapter_dir: Path) -> Any:
 
     try:
         config = LoraConfig.from_pretrained(str(adapter_dir), local_files_only=True)
-        # The names in the file instead of the author's regular expressions; see `adapters.check`.
+        # Names from the file instead of the author's regular expressions; see `adapters.check`.
         config.target_modules = set(changed_modules(adapter_dir))
         config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
         _resize(model, adapter_dir)
@@ -47,7 +47,7 @@ def merge_adapter(model: Any, adapter_dir: Path) -> Any:
 
 
 def _resize(model: Any, adapter_dir: Path) -> None:
-    """Give the base the vocabulary that the adapter was trained with, whose rows the adapter brings."""
+    """Resize the base's vocabulary to that of the adapter, which contains the rows."""
     rows = whole_rows(adapter_dir)
     if rows is not None and rows != model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(rows, mean_resizing=False)
@@ -56,7 +56,7 @@ def _resize(model: Any, adapter_dir: Path) -> None:
 def _changes_one_end(adapter_dir: Path) -> bool:
     """Whether embedding or head is changed apart from the other: by an update, or by a whole matrix of its own.
 
-    A matrix that the adapter only carries along (the trainer resized it) is both, where the two are one.
+    A matrix that the adapter contains only because the trainer resized it serves as both, if the two are tied.
     """
     updated = {name.rsplit(".", 1)[-1] for name in changed_modules(adapter_dir)}
     apart = updated | set(map(str, read_config(adapter_dir).get("modules_to_save") or ()))
@@ -65,7 +65,7 @@ def _changes_one_end(adapter_dir: Path) -> bool:
 
 
 def _part_ends(model: Any) -> None:
-    """Give the head a matrix of its own where it shares the embedding's."""
+    """Give the head a matrix of its own if it shares the embedding's."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if embedding.weight.data_ptr() == head.weight.data_ptr():
         head.weight = torch.nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)

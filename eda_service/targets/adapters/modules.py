@@ -1,7 +1,7 @@
-"""Which modules a LoRA adapter's settings name, as PEFT reads them.
+"""The modules that a LoRA adapter's settings name, as PEFT reads them.
 
-PEFT takes `target_modules` and `exclude_modules` for regular expressions where they are strings. An author's expression
-may take for ever, so only those whose time is bounded are matched here: no group is repeated, and little else is.
+PEFT reads `target_modules` and `exclude_modules` as regular expressions if they are strings. An author's expression may
+take very long, so only expressions with bounded time are matched here: no repeated groups, and at most two repeats.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ def is_targeted(config: Mapping[str, Any], module: str) -> bool:
     """Whether the settings of an adapter (`adapter_config.json`) give a module an update; True where it is unknown.
 
     Args:
-        config: The settings.
-        module: Its full name.
+        config: Settings of the adapter.
+        module: Full name of the module.
     """
     targets, excluded = config.get("target_modules"), config.get("exclude_modules")
     if excluded and _names(excluded, module, unknown=False):
         return False
     if any(str(whole) in module.split(".") for whole in config.get("modules_to_save") or ()):
         return False
-    if config.get("ensure_weight_tying") and module == "lm_head":  # PEFT gives it the embedding's
+    if config.get("ensure_weight_tying") and module == "lm_head":  # PEFT gives it the embedding's update
         return True
     if targets and not _names(targets, module, unknown=True):
         return False
@@ -57,7 +57,7 @@ def _is_bounded(pattern: str, module: str) -> bool:
 
 
 def _layer_of(module: str, patterns: Any) -> int | None:
-    """Number of the layer a module is in; with `layers_pattern`, of a list of layers of that name."""
+    """Return the number of the layer a module is in; with `layers_pattern`, of a list of layers of that name."""
     names = [patterns] if isinstance(patterns, str) else patterns
     if not names:
         match = _LAYER.match(module)

@@ -1,10 +1,10 @@
-"""Low-rank updates of a product, another one for each row of the batch, without merging:
+"""Low-rank updates of a product, a different one for each row of the batch, without merging:
 
     y = W x + sum_v m_v B_v A_v x        (LoRA, Hu et al., 2021; m_v is 1 for the row's own adapter and 0 for others)
 
-The A of all loaded adapters are one matrix and their B another, so the sum is two small products, however many adapters
-there are: the first is multiplied by the rows' mask, the second adds to W x. In float32 the bits of a row depend
-neither on the other rows nor on the other adapters (tests/unit/targets/adapters/test_adapters.py).
+The A of all loaded adapters form one matrix and their B another, so the sum is two small products, however many
+adapters there are: the first is multiplied by the rows' mask, the second adds to W x. In float32 the bits of a row
+depend neither on the other rows nor on the other adapters (tests/unit/targets/adapters/test_adapters.py).
 
 A product made of P linears over one input (qkv, gate-up) has P ranks side by side and B in blocks on the diagonal.
 
@@ -22,17 +22,17 @@ from eda_service.targets.decoder.packed import FrozenLinear, fuse_linears, make_
 
 
 class AdapterRows:
-    """Which ranks each row of a forward uses.
+    """The ranks that each row of a forward uses.
 
     Args:
-        mask_BLR: 1 at the ranks of the row's own adapter, else 0, in the target's dtype.
+        mask_BLR: Mask in the target's dtype: 1 at the ranks of the row's own adapter, else 0.
     """
 
     def __init__(self, mask_BLR: Tensor) -> None:
         self._by_linears = {1: mask_BLR}
 
     def mask(self, num_linears: int) -> Tensor:
-        """The mask of a product of P linears (B, L, P * R)."""
+        """Return the mask of a product of P linears (B, L, P * R)."""
         if num_linears not in self._by_linears:
             self._by_linears[num_linears] = self._by_linears[1].repeat(1, 1, num_linears)
         return self._by_linears[num_linears]
@@ -42,7 +42,7 @@ class AdaptedLinear:
     """One product over one or more linears, and the stacked updates of the loaded adapters.
 
     Args:
-        linears: Linears over the same input, outputs side by side.
+        linears: Linears over the same input; their outputs stand side by side.
     """
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
@@ -53,7 +53,7 @@ class AdaptedLinear:
         self._up: FrozenLinear | None = None
 
     def __call__(self, x: Tensor, adapters: AdapterRows | None) -> Tensor:
-        """(.., in) to (.., out)."""
+        """Map inputs (.., in) to outputs (.., out)."""
         y: Tensor = self.base(x)
         if adapters is None or self._down is None or self._up is None:
             return y
@@ -61,11 +61,11 @@ class AdaptedLinear:
 
     @property
     def stack_bytes(self) -> int:
-        """What the updates take."""
+        """Bytes of the updates."""
         return sum(linear.size_bytes for linear in (self._down, self._up) if linear is not None)
 
     def stacked(self) -> tuple[Tensor, Tensor] | None:
-        """A (P, R, in) and B (out, P, R) of the loaded adapters, unpacked; None where there are none."""
+        """Return A (P, R, in) and B (out, P, R) of the loaded adapters, unpacked; None if there are none."""
         if self._down is None or self._up is None:
             return None
         parts = len(self.widths)
@@ -81,14 +81,14 @@ class AdaptedLinear:
         self._down, self._up = make_linear(down_PRI.flatten(0, 1)), make_linear(up_OPR.flatten(1))
 
     def place(self, stacks: tuple[Tensor, Tensor], linear: int, first: int, a_RI: Tensor, b_OR: Tensor) -> None:
-        """Write the update of one of the linears into stacks, at ranks first.. ."""
+        """Write the update of one of the linears into stacks, at the ranks from `first` on."""
         down_PRI, up_OPR = stacks
         start, rank = sum(self.widths[:linear]), a_RI.shape[0]
         down_PRI[linear, first : first + rank] = a_RI
         up_OPR[start : start + self.widths[linear], linear, first : first + rank] = b_OR
 
     def new_stacks(self, num_ranks: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Empty A (P, R, in) and B (out, P, R)."""
+        """Make zero matrices A (P, R, in) and B (out, P, R)."""
         parts = len(self.widths)
         settings = {"dtype": dtype, "device": device}
         return (

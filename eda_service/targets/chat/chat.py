@@ -1,4 +1,4 @@
-"""Chat template to token ids. The answer's place is known by construction, never by re-tokenising text.
+"""Chat template to token ids. The place of the answer is known by construction, never by re-tokenising text.
 
 A training row is `prompt_ids + answer_ids`; the answer mask follows from the two lengths, so a template that renders
 the same text differently the second time cannot shift it. Tokenizers are read without code of their own, and templates
@@ -26,11 +26,11 @@ _USER_MARK = "\x00eda-user-turn\x00"
 
 
 def load_tokenizer(model_dir: Path) -> Any:
-    """The tokenizer of a directory.
+    """Load the tokenizer of a directory.
 
     Raises:
-        TargetIncompatibleError: There is none that the tokenizers library reads.
-        UnsafeCheckpointError: Its settings name files.
+        TargetIncompatibleError: The directory has no tokenizer that the tokenizers library reads.
+        UnsafeCheckpointError: The tokenizer's settings name files.
     """
     from transformers import AutoTokenizer
 
@@ -43,7 +43,7 @@ def load_tokenizer(model_dir: Path) -> Any:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        # Strangers wrote the files, and where the library's Rust half panics that is no `Exception`.
+        # The files come from strangers, and a panic of the library's Rust half is no `Exception`.
         there = "" if (model_dir / _TOKENIZER).is_file() else f"there is no {_TOKENIZER}, and "
         raise TargetIncompatibleError(
             f"the tokenizer in {model_dir} cannot be read: {there}{reason_of(error)}; save it again with its "
@@ -59,12 +59,12 @@ def load_tokenizer(model_dir: Path) -> Any:
 
 
 def target_tokenizer(resolved: ResolvedTarget) -> Any:
-    """The tokenizer of a target: the adapter's own files win where it brings them, since it was trained with them.
+    """Load the tokenizer of a target: the adapter's own files are preferred, since it was trained with them.
 
-    A template without a tokenizer, or a tokenizer without a template, leaves the other to the base.
+    If the adapter has a template without a tokenizer, or the reverse, the missing part is the base's.
 
     Raises:
-        TargetIncompatibleError: There is none that the tokenizers library reads.
+        TargetIncompatibleError: The target has no tokenizer that the tokenizers library reads.
     """
     adapter_dir = resolved.adapter_dir
     if adapter_dir is None or not (adapter_dir / _TOKENIZER).is_file():
@@ -89,10 +89,10 @@ def speaks_as_base(resolved: ResolvedTarget) -> bool:
 
 
 def read_template(path: Path) -> str:
-    """A chat template's text.
+    """Read a chat template's text.
 
     Raises:
-        TargetIncompatibleError: It is no text, or too long for one.
+        TargetIncompatibleError: The file is no text, or is too long for a template.
     """
     try:
         if path.stat().st_size > _MAX_TEMPLATE_BYTES:
@@ -106,11 +106,11 @@ def read_template(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a chat template gets beside the messages; as transformers' `apply_chat_template` has it.
+    """Arguments of a chat template beside the messages; as transformers' `apply_chat_template` has them.
 
     Attributes:
-        continue_final_message: The prompt ends where the last message's text does, and the answer continues it.
-        variables: Further ones, which may replace the names of special tokens.
+        continue_final_message: Whether the prompt ends with the last message's text, and the answer continues it.
+        variables: Further variables, which may replace the names of special tokens.
     """
 
     tools: Sequence[Mapping[str, Any]] | None = None
@@ -127,17 +127,18 @@ def render_prompt(
     tools: Sequence[Mapping[str, Any]] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Token ids of a conversation, ending where the assistant's answer begins.
+    """Render the token ids of a conversation, ending where the assistant's answer begins.
 
     Args:
-        tokenizer: The target's.
-        messages: As transformers takes them; arguments of calls are objects.
+        tokenizer: Tokenizer of the target.
+        messages: Messages as transformers takes them; arguments of calls are objects.
         tools: Functions in OpenAI's form.
-        template_kwargs: More variables of the template.
+        template_kwargs: Additional variables of the template.
 
     Raises:
         TargetIncompatibleError: The tokenizer has no chat template, or one that takes too long.
-        DatasetInvalidError: The template refuses the messages (roles out of order, say), or leaves out their tools.
+        DatasetInvalidError: The template refuses the messages (for example roles out of order), or leaves out their
+            tools.
     """
     turns = [dict(message) for message in messages]
     rendering = Rendering(tools=tools, variables=template_kwargs or {})
@@ -154,7 +155,7 @@ def render_prompt(
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], rendering: Rendering) -> list[int]:
-    """Token ids of messages as the template takes them.
+    """Render token ids of messages in the form that the template takes.
 
     Raises:
         TargetIncompatibleError: The tokenizer has no chat template, or one that takes too long.
@@ -165,10 +166,10 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], rendering:
 
 
 def template_of(tokenizer: Any, *, with_tools: bool = False) -> str:
-    """The chat template; of several, the one for conversations with tools, or the default.
+    """Return the chat template; if there are several, the one for conversations with tools, or the default.
 
     Raises:
-        TargetIncompatibleError: There is none.
+        TargetIncompatibleError: The tokenizer has no chat template.
     """
     if not tokenizer.chat_template:
         raise TargetIncompatibleError(
@@ -195,7 +196,7 @@ def template_of(tokenizer: Any, *, with_tools: bool = False) -> str:
 
 
 def user_turn_opening(tokenizer: Any) -> list[int]:
-    """Token ids up to where a user's text would begin: what a target continues to write its own prompts (Magpie).
+    """Render the token ids before a user's text: a target continues them to write its own prompts (Magpie).
 
     Raises:
         TargetIncompatibleError: The template does not place user text verbatim.
@@ -232,14 +233,14 @@ def _render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], rendering: Re
 
 
 def load_stop_token_ids(model_dir: Path, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends an answer of a directory's model: those that its `generation_config.json`, its
+    """Collect every token that ends an answer of a directory's model: those that its `generation_config.json`, its
     `config.json` and its tokenizer name as end of sequence, and no others.
 
-    A token such as `<|end|>` ends a turn in one family and a part of the answer in another, so none is a stop by its
-    name.
+    A token such as `<|end|>` ends a turn in one family and a part of the answer in another, so a name alone makes no
+    stop token.
 
     Raises:
-        TargetNotFoundError: One of the files is no JSON of a model.
+        TargetNotFoundError: A file is not JSON of a model.
     """
     found = _ids_in(tokenizer.eos_token_id)
     for name in ("generation_config.json", "config.json"):
@@ -255,6 +256,6 @@ def load_stop_token_ids(model_dir: Path, tokenizer: Any) -> frozenset[int]:
 
 
 def _ids_in(value: Any) -> set[int]:
-    """One id, several, or none."""
+    """Return the ids of a value that is one id, several, or none."""
     values = value if isinstance(value, list) else [value]
     return {each for each in values if isinstance(each, int) and not isinstance(each, bool) and each >= 0}

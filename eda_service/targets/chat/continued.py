@@ -1,7 +1,7 @@
-"""A conversation whose last message goes on: its rendered text is cut where that message's text ends.
+"""A conversation whose last message is continued: its rendered text is cut at the end of that message's text.
 
-As transformers does it (`chat_template_utils.render_jinja_template`): a mark behind the message's text says where the
-template puts the end.
+As in transformers (`chat_template_utils.render_jinja_template`), a mark after the message's text shows where the
+template places its end.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _FIELD = "content"
 def continued(
     template: str, messages: Sequence[Mapping[str, Any]], render: Callable[[Sequence[Mapping[str, Any]]], str]
 ) -> str:
-    """The text of a conversation up to the end of its last message's text.
+    """Render a conversation up to the end of its last message's text.
 
     Args:
-        template: The chat template.
+        template: Text of the chat template.
         messages: The conversation; the last one's content is a text or parts of which one is.
-        render: Gives the text of a conversation.
+        render: Function that renders the text of a conversation.
 
     Raises:
         DatasetInvalidError: The last message has no text, or the template does not show it.
@@ -42,7 +42,7 @@ def continued(
 
 
 def _with_mark(content: Any) -> tuple[str, Any]:
-    """The text to continue, and the content with the mark behind it; None where there is no text."""
+    """Return the text to continue, and the content with the mark after it; None if there is no text."""
     if isinstance(content, str):
         return content, content + _MARK
     for place in range(len(content) - 1, -1, -1):

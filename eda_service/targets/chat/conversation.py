@@ -1,8 +1,8 @@
-"""A conversation as a client sends it, in the form in which vLLM gives it to a chat template.
+"""A conversation of a client's request, in the form in which vLLM passes it to a chat template.
 
-One request makes one prompt with either engine: contents are one text, joined with line ends, or a list of parts where
-the template goes through parts; `developer` is `system` where the template does not name it; arguments of tool calls
-are objects (vLLM's `renderers/chat_utils.py` and `renderers/hf.py`). What vLLM would drop without a word is refused:
+A request gives the same prompt with either engine: contents are one text, joined with line ends, or a list of parts if
+the template loops over parts; `developer` becomes `system` if the template does not name it; arguments of tool calls
+are objects (vLLM's `renderers/chat_utils.py` and `renderers/hf.py`). Content that vLLM would drop silently is refused:
 tools, documents, calls and results that the template does not read.
 """
 
@@ -17,15 +17,15 @@ from eda_service.errors import DatasetInvalidError, RequestError, UnsupportedPar
 from eda_service.targets.chat.chat import Rendering, prompt_ids, template_of
 from eda_service.targets.chat.templates import RENDERER, TemplateRefusedError, TemplateTraits
 
-_UNSET = (None, "auto")  # values of template variables that vLLM takes as not given
+_UNSET = (None, "auto")  # values of template variables that vLLM treats as absent
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call of a function that an earlier answer asked for.
+    """A function call that an earlier answer asked for.
 
     Attributes:
-        arguments: As JSON text or as an object; None is an empty object.
+        arguments: JSON text or object; None is an empty object.
     """
 
     name: str
@@ -33,7 +33,7 @@ class ToolCall:
     id: str | None = None
 
     def as_object(self) -> dict[str, Any]:
-        """The call as templates take it; arguments that are no JSON object become an empty one, as in vLLM."""
+        """Return the call as templates take it; arguments that are no JSON object become an empty one, as in vLLM."""
         arguments = self.arguments
         if isinstance(arguments, str):
             try:
@@ -47,12 +47,12 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message.
+    """One message of a conversation.
 
     Attributes:
-        texts: Its content's parts; empty where it has none.
-        reasoning: What an earlier answer thought, where the client sends it back.
-        tool_call_id: Of a result, the call that it belongs to.
+        texts: Parts of the content; empty if it has none.
+        reasoning: Reasoning of an earlier answer, if the client sends it back.
+        tool_call_id: Id of the call that a tool's result belongs to.
     """
 
     role: str
@@ -63,7 +63,7 @@ class Turn:
     tool_call_id: str | None = None
 
     def as_object(self, *, in_parts: bool) -> dict[str, Any]:
-        """The message as templates take it."""
+        """Return the message as templates take it."""
         turn: dict[str, Any] = {"role": self.role, "content": "\n".join(self.texts)}
         if in_parts and self.role != "tool":
             turn["content"] = [{"type": "text", "text": text} for text in self.texts]
@@ -82,21 +82,21 @@ class Turn:
 
 @dataclass(frozen=True)
 class TemplateOptions(Rendering):
-    """What a request asks of the chat template beside its messages; `variables` are its `chat_template_kwargs`.
+    """Options of a request for the chat template; `variables` are its `chat_template_kwargs`.
 
     Attributes:
-        reasoning_effort: How much the model is to think, where its template knows that.
+        reasoning_effort: How much the model should reason, if its template supports that.
     """
 
     reasoning_effort: str | None = None
 
 
 def render_turns(tokenizer: Any, turns: Sequence[Turn], wanted: TemplateOptions) -> list[int]:
-    """Token ids of a request's conversation.
+    """Render the token ids of a request's conversation.
 
     Raises:
         TargetIncompatibleError: The tokenizer has no chat template, or one that takes too long.
-        UnsupportedParameterError: The template does not read something that the request gives.
+        UnsupportedParameterError: The template does not read something that the request contains.
         RequestError: The template refuses the conversation.
     """
     template = template_of(tokenizer, with_tools=wanted.tools is not None)
@@ -113,7 +113,7 @@ def render_turns(tokenizer: Any, turns: Sequence[Turn], wanted: TemplateOptions)
 
 
 def _check(template: str, traits: TemplateTraits, turns: Sequence[Turn], wanted: TemplateOptions) -> None:
-    """Refuse what the template would leave out of the prompt."""
+    """Refuse content that the template would leave out of the prompt."""
     reads = traits.variables
     if wanted.tools is not None and "tools" not in reads:
         raise _unread("tools", "takes no tools", "leave them out, or describe them in a message")
@@ -138,7 +138,9 @@ def _names(template: str, role: str) -> bool:
 
 
 def _variables(wanted: TemplateOptions) -> dict[str, Any]:
-    """The request's own variables, with what `reasoning_effort` means for templates that switch thinking on."""
+    """Return the request's own variables, with those that `reasoning_effort` stands for in templates that switch
+    reasoning on.
+    """
     variables = {name: value for name, value in wanted.variables.items() if value not in _UNSET}
     if wanted.reasoning_effort is not None:
         if "enable_thinking" not in wanted.variables:
@@ -148,8 +150,8 @@ def _variables(wanted: TemplateOptions) -> dict[str, Any]:
 
 
 def _as_template_takes(template: str, turns: Sequence[Turn], *, in_parts: bool) -> list[dict[str, Any]]:
-    """Messages as objects; a developer's speak as the system's, all in one at the start, where the template knows no
-    developer.
+    """Return messages as objects. If the template knows no developer role, developer messages become system messages,
+    all in one at the start.
     """
     messages = [turn.as_object(in_parts=in_parts) for turn in turns]
     if _names(template, "developer") or not any(turn.role == "developer" for turn in turns):

@@ -1,8 +1,8 @@
-"""What a chat template reads: whether it goes through the parts of a message's content, and which variables it names.
+"""The traits of a chat template: whether it loops over the parts of a message's content, and the variables it names.
 
 vLLM decides by the same rules (`renderers/hf.py`, `_detect_content_format` and `_resolve_chat_template_kwargs`) in
-which form contents reach a template, so that one request makes one prompt with either engine. The rules go by names:
-they follow `messages` through assignments, loops and the arguments of macros, and know no scopes.
+which form contents are passed to a template, so that a request gives the same prompt with either engine. The rules use
+names: they follow `messages` through assignments, loops and the arguments of macros, and ignore scopes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _UnknownFormError(Exception):
 
 
 def variables_of(template: str, environment: Environment) -> list[str]:
-    """Names that a template reads and does not define, in order."""
+    """List the names that a template reads and does not define, in order."""
     return sorted(find_undeclared_variables(environment.parse(template)))
 
 
@@ -35,7 +35,7 @@ def takes_parts(template: str, environment: Environment) -> bool:
 
 
 def _content_loops(root: nodes.Template) -> Iterator[bool]:
-    """True for each loop over a content, in the template's order."""
+    """Yield whether each loop of the template is over a content, in the template's order."""
     messages = _message_names(root)
     parameters = _content_parameters(root, messages)
     for loop in root.find_all(nodes.For):
@@ -49,7 +49,7 @@ def _content_loops(root: nodes.Template) -> Iterator[bool]:
 
 
 def _message_names(root: nodes.Template) -> list[str]:
-    """What the template's loops over messages call one message."""
+    """List the names that the template's loops over messages give to one message."""
     lists, names = _names_of_messages(root), []
     for loop in root.find_all(nodes.For):
         if any(_reads(loop.iter, name) for name in lists):
@@ -58,7 +58,7 @@ def _message_names(root: nodes.Template) -> list[str]:
 
 
 def _names_of_messages(root: nodes.Template) -> list[str]:
-    """`messages`, and what it, or a slice or a filtering of it, is assigned to."""
+    """List `messages`, and the names that it, or a slice or a filtering of it, is assigned to."""
     names, waiting = ["messages"], deque(["messages"])
     while waiting:
         source = waiting.popleft()
@@ -72,7 +72,7 @@ def _names_of_messages(root: nodes.Template) -> list[str]:
 
 
 def _content_parameters(root: nodes.Template, messages: list[str]) -> dict[int, set[str]]:
-    """By each loop in a macro, the macro's parameters that a call gives a message's content to."""
+    """Return, for each loop in a macro, the macro's parameters to which a call passes a message's content."""
     found: dict[int, set[str]] = {}
     calls = list(root.find_all(nodes.Call))
     for macro in root.find_all(nodes.Macro):

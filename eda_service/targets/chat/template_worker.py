@@ -1,9 +1,9 @@
 """`python -m eda_service.targets.chat.template_worker`: renders chat templates, one JSON order a line on stdin.
 
-A template is a program of whoever published the target. It runs here, in Jinja's immutable sandbox, as transformers
+A template is a program of the publisher of the target. It runs here, in Jinja's immutable sandbox, as transformers
 would run it, in a process that the kernel stops when it takes too much processor time or memory. Each order is
 `{"template", "messages", "variables"}`, each answer `{"text"}` or `{"error"}`; an empty object comes first. An order
-of a template alone is answered with what it reads, `{"variables", "takes_parts"}`.
+with a template alone is answered with the template's traits, `{"variables", "takes_parts"}`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _MAX_MESSAGE_CHARACTERS = 300
 
 
 class _Generation(Extension):
-    """`{% generation %}`, with which transformers marks the answer's place. As there, the block is called like a macro:
-    what is set in it ends with it, and a loop around it cannot be left from inside it.
+    """Implements `{% generation %}`, with which transformers marks the answer's place. As there, the block is called
+    like a macro: variables set in it end with it, and a loop around it cannot be left from inside it.
     """
 
     tags = {"generation"}  # noqa: RUF012  # as Jinja declares it
 
     def parse(self, parser: Parser) -> Node:
-        """A call of what stands between."""
+        """Make a macro call of the block's content."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return CallBlock(self.call_method("_text"), [], [], body).set_lineno(line)
@@ -63,7 +63,7 @@ def _now(form: str) -> str:
 
 
 def _environment() -> Environment:
-    """As in `transformers.utils.chat_template_utils`."""
+    """Make the environment of `transformers.utils.chat_template_utils`."""
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     made.filters["tojson"] = _tojson
     made.globals |= {"raise_exception": _raise, "strftime_now": _now}
@@ -89,7 +89,7 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return {"error": f"it needs more than {MEMORY_BYTES >> 20} MiB"}
     except Exception as error:
-        # Whatever a template does wrong is its author's error, and is told as one.
+        # Every error of a template is its author's error, and is reported as one.
         return {"error": f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARACTERS]}
     return {"text": text}
 

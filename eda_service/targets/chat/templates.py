@@ -1,6 +1,6 @@
 """Renders chat templates in a child process with limits (`eda_service.targets.chat.template_worker`).
 
-A template that takes too long or too much is stopped with its child, and the next order starts another.
+A template that takes too much time or memory is stopped with its child, and the next order starts a new child.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from eda_service.targets.chat.template_worker import CPU_S, MEMORY_BYTES
 from eda_service.targets.child import JsonChild
 
 MAX_TEMPLATE_CHARACTERS = 1 << 18
-_TIMEOUT_S = 60.0  # for a machine that stands still; the child's processor time ends first
-_MAX_KNOWN = 64  # templates whose traits are remembered
+_TIMEOUT_S = 60.0  # for a machine under heavy load; the child's limit of processor time is reached first
+_MAX_KNOWN = 64  # number of templates whose traits are remembered
 
 
 class TemplateRefusedError(Exception):
-    """A template refused its messages, or broke; the message says how."""
+    """A template refused its messages, or failed; the message says why."""
 
 
 @dataclass(frozen=True)
 class TemplateTraits:
-    """What a template reads.
+    """Properties of a chat template.
 
     Attributes:
-        variables: Names that it reads and does not define.
-        takes_parts: It has a loop over the parts of a message's content.
+        variables: Names that the template reads and does not define.
+        takes_parts: Whether it has a loop over the parts of a message's content.
     """
 
     variables: frozenset[str]
@@ -36,27 +36,27 @@ class TemplateTraits:
 
 
 class TemplateRenderer:
-    """One child; calls from several threads take turns."""
+    """Renders templates in one child process; calls from several threads take turns."""
 
     def __init__(self) -> None:
         self._traits: dict[str, TemplateTraits] = {}
         self._child = JsonChild("eda_service.targets.chat.template_worker", timeout_s=_TIMEOUT_S)
 
     def render(self, template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
-        """The text of a conversation.
+        """Render the text of a conversation.
 
         Raises:
-            TemplateRefusedError: The template says so, or breaks.
-            TargetIncompatibleError: It is too long, or takes more time or memory than it may.
+            TemplateRefusedError: The template raises an error.
+            TargetIncompatibleError: The template is too long, or exceeds the limit of time or memory.
         """
         return str(self._answer(template, messages=list(messages), variables=dict(variables))["text"])
 
     def traits(self, template: str) -> TemplateTraits:
-        """What a template reads; asked of the child once.
+        """Return a template's traits; the child is asked once.
 
         Raises:
-            TemplateRefusedError: It is no template.
-            TargetIncompatibleError: It is too long, or takes more time or memory than it may.
+            TemplateRefusedError: The text is not a template.
+            TargetIncompatibleError: The template is too long, or exceeds the limit of time or memory.
         """
         found = self._traits.get(template)
         if found is None:
@@ -68,7 +68,7 @@ class TemplateRenderer:
         return found
 
     def _answer(self, template: str, **more: Any) -> dict[str, Any]:
-        """What the child makes of an order."""
+        """Send an order to the child and return its answer."""
         if len(template) > MAX_TEMPLATE_CHARACTERS:
             raise TargetIncompatibleError(
                 f"the target's chat template has {len(template)} characters, at most {MAX_TEMPLATE_CHARACTERS} are "
@@ -87,9 +87,9 @@ class TemplateRenderer:
         return answer
 
     def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         self._child.close()
 
 
 RENDERER = TemplateRenderer()
-"""Of this process."""
+"""The renderer of this process."""

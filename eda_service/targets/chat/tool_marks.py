@@ -1,8 +1,8 @@
-"""Whether a chat template shows a conversation's tools, calls of tools and their results.
+"""Whether a chat template renders a conversation's tools, tool calls and their results.
 
-Many templates know nothing of tools and say nothing when they get some: the text is only shorter. So the conversation
-is rendered once more with a mark in place of each tool's name, each call's name and each result, and every mark has to
-be in that text. That asks the template itself, whatever its variables are called.
+Many templates ignore tools without an error: the text is only shorter. So the conversation is rendered once more with a
+mark in place of each tool's name, each call's name and each result, and every mark must be in that text. This tests the
+template itself, whatever names its variables have.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Marked:
     """A conversation with marks.
 
     Attributes:
-        messages: With calls and results renamed.
-        tools: With other names.
-        marks: What each mark stands for.
+        messages: Messages with marks in place of names and results.
+        tools: Tools with marks in place of their names.
+        marks: Description of what each mark replaces.
     """
 
     messages: list[dict[str, Any]]
@@ -27,7 +27,7 @@ class Marked:
     marks: dict[str, str] = field(default_factory=dict)
 
     def missing(self, text: str) -> str:
-        """What a rendered text leaves out, in words; empty when nothing."""
+        """Describe the parts that a rendered text leaves out; empty if it has all."""
         return " and ".join(dict.fromkeys(what for each, what in self.marks.items() if each not in text))
 
 
@@ -35,8 +35,8 @@ def mark(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any
     """Put the marks in; a conversation without tools has none.
 
     Args:
-        messages: Of any roles.
-        tools: In OpenAI's form.
+        messages: Messages of any roles.
+        tools: Tools in OpenAI's form.
     """
     marks: dict[str, str] = {}
 

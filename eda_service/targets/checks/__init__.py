@@ -1,1 +1,1 @@
-"""What can be known of a target without its weights: config, tensors by name, text, a try on the meta device."""
+"""Checks of a target without its weights: config, tensors by name, text, a trial run on the meta device."""

@@ -1,9 +1,9 @@
-"""A target held against what loading, prompting and decoding it need, without reading a weight.
+"""The check that a target can be loaded, prompted and decoded, without reading a weight.
 
-transformers loads the model as it would, with tensors on torch's `meta` device that have the shapes of the files'
-headers and no data, and says which are missing, of another shape, or none of the model's. The same model then takes a
-few tokens through our attention and cache, where a family that this engine cannot drive fails as it would in earnest.
-What depends on numbers (`eda_service.targets.fidelity`) is left to the load.
+transformers loads the model as usual, with tensors on torch's `meta` device that have the shapes of the files' headers
+and no data, and reports which are missing, of another shape, or unknown to the model. The same model then processes a
+few tokens with our attention and cache, which fails for a family that this engine does not support. Properties that
+depend on the numbers (`eda_service.targets.fidelity`) are checked at load.
 
 Shapes: B rows, L positions.
 """
@@ -52,19 +52,20 @@ _TRIED_TOKENS = 4
 def check_target(
     resolved: ResolvedTarget, *, converses: bool = True, engine: EngineKind = EngineKind.EDA
 ) -> tuple[str, ...]:
-    """Everything that can be known of a target without its weights.
+    """Check a target without its weights.
 
     Args:
-        resolved: Where its files are.
-        engine: Who will run it; vLLM drives families and reads quantised weights that the own engine does not.
+        resolved: Files of the target.
+        engine: Engine that will run it; vLLM supports families and quantised weights that the own engine does not.
         converses: Whether it must render conversations with a known end, as a job needs; a deployment of a model that
             only completes texts does not.
 
     Returns:
-        What its user must know, in sentences.
+        Notes for the target's user, as sentences.
 
     Raises:
-        TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: It cannot be loaded, prompted or driven.
+        TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: The target cannot be loaded, prompted or
+            run.
     """
     with told(resolved.model):
         num_ids, notes = _check_model(resolved.model_dir, engine)
@@ -74,16 +75,16 @@ def check_target(
 
 
 def check_model(model_dir: Path) -> tuple[str, ...]:
-    """Hold config and headers against each other, and try the model's decoder; returns what its user must know.
+    """Compare config and headers, and run the model's decoder on the meta device; return notes for its user.
 
     Raises:
-        TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: It cannot be loaded or driven.
+        TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: The model cannot be loaded or run.
     """
     return _check_model(model_dir, EngineKind.EDA)[1]
 
 
 def _check_model(model_dir: Path, engine: EngineKind) -> tuple[int, tuple[str, ...]]:
-    """Number of token ids that have an embedding and a logit, and notes."""
+    """Return the number of token ids that have an embedding and a logit, and notes."""
     settings = _settings(model_dir)
     if engine is EngineKind.EDA:
         require_drivable(settings, model_dir)
@@ -137,18 +138,18 @@ def _quantised(config: Any) -> str:
 
 
 def load_config(model_dir: Path) -> Any:
-    """The model config of a directory, read without code of its own.
+    """Read the model config of a directory without running code from it.
 
     Raises:
-        TargetIncompatibleError: It is no config of a decoder-only model that transformers knows.
+        TargetIncompatibleError: The file is no config of a decoder-only model that transformers knows.
     """
     settings = _settings(model_dir)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unknown words, which change nothing
+            warnings.simplefilter("ignore")  # about unknown words, which change nothing
             config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        # A config of strangers is checked by classes of the library, which raise whatever comes.
+        # The library's classes check a stranger's config and may raise any exception.
         if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
             raise _needs_code(model_dir, settings) from error
         raise TargetIncompatibleError(
@@ -161,7 +162,7 @@ def load_config(model_dir: Path) -> Any:
 
 
 def _check_generation(model_dir: Path) -> None:
-    """transformers reads this file with the model, and fails on values that it cannot use."""
+    """Check the generation config: transformers reads it with the model, and fails on values that it cannot use."""
     path = model_dir / "generation_config.json"
     if not path.is_file():
         return
@@ -174,7 +175,7 @@ def _check_generation(model_dir: Path) -> None:
 
 
 def _check_words(config: Any, model_dir: Path) -> None:
-    """Words that transformers looks up, and would only say that they are not there."""
+    """Check words that transformers looks up, for which its own errors are unclear."""
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [each.get("rope_type") for each in (rope, *rope.values()) if isinstance(each, dict)]
     for name, values, known in (
@@ -201,7 +202,7 @@ def _settings(model_dir: Path) -> dict[str, Any]:
 
 
 def _class_of(config: Any, model_dir: Path) -> Any:
-    """The causal LM that transformers makes of a config."""
+    """Return the causal LM class that transformers uses for a config."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise TargetIncompatibleError(
             f"{model_dir} is of type {config.model_type}, of which transformers has no decoder-only causal LM; name "
@@ -232,10 +233,10 @@ def _needs_code(model_dir: Path, settings: dict[str, Any]) -> TargetIncompatible
 
 
 def require_parts(model: Any, name: str) -> Any:
-    """The decoder of a causal LM, whose norm and head are where this engine looks for them.
+    """Return the decoder of a causal LM, after a check that its norm and head are at the places this engine uses.
 
     Raises:
-        TargetIncompatibleError: They are not.
+        TargetIncompatibleError: The decoder, its norm or the head is at another place.
     """
     body = model.get_decoder()
     if body is None or model.get_output_embeddings() is None or not hasattr(body, "norm"):
@@ -249,7 +250,7 @@ def require_parts(model: Any, name: str) -> Any:
 
 @torch.inference_mode()
 def _try(model: Any, model_dir: Path) -> None:
-    """Take a few tokens through the decoder as this engine would."""
+    """Run a few tokens through the decoder as this engine would."""
     body, config = require_parts(model, str(model_dir)), model.config
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     cache = SlotCache(
@@ -268,7 +269,7 @@ def _try(model: Any, model_dir: Path) -> None:
             mask = visible_mask(places_1L, _TRIED_TOKENS, heads // kv_heads, torch.bfloat16)
             TransformersDecoder(body)(ids_1L, places_1L, cache, mask)
     except RuntimeError as error:
-        # An operation that has no form without data, or wants to see it: the check at load runs it with the weights.
+        # An operation without a meta form, or one that reads values: the check at load runs it with the weights.
         if not isinstance(error, NotImplementedError) and "meta" not in str(error):
             raise
         logger.info("%s cannot be tried without its weights: %s", model_dir, reason_of(error))

@@ -1,9 +1,9 @@
 """`python -m eda_service.targets.checks.check_worker`: checks targets, one JSON order a line on standard input.
 
-Reading a config, a tokenizer and a template of strangers takes torch and transformers, which the API's process does not
-import, and may take any time and memory; here the kernel sets the bounds. Each order is `{"model_dir", "adapter_dir",
+Reading a stranger's config, tokenizer and template needs torch and transformers, which the API's process does not
+import, and may take any time and memory; here the kernel sets the limits. Each order is `{"model_dir", "adapter_dir",
 "model", "converses", "engine"}`, each answer `{"notes"}` or `{"error": {"kind", "message", "param"}}`; an empty object
-comes first. A child without orders ends by itself, and the next order starts another.
+comes first. A child without orders ends by itself, and the next order starts a new one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CPU_S = 60
 MEMORY_BYTES = 8 << 30
 IDLE_S = 300.0
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-"""Nothing is downloaded, no GPU is touched, and one core is enough."""
+"""Variables of the child: nothing is downloaded, no GPU is used, and one core is enough."""
 
 
 def answer(order: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
         return {"notes": list(check_target(resolved, converses=order["converses"], engine=engine))}
     except EdaError as error:
         return {"error": {"kind": type(error).__name__, "message": error.message, "param": error.param}}
-    except Exception as error:  # memory, say
+    except Exception as error:  # for example, memory
         problem = f"{order['model']} cannot be checked ({reason_of(error)}); check its files with transformers"
         return {
             "error": {"kind": TargetIncompatibleError.__name__, "message": problem, "param": "target.model"},
@@ -50,7 +50,7 @@ def work(answers: TextIO) -> None:
     """Answer orders until the input ends, or none comes for a while."""
     limit(resource.RLIMIT_DATA, MEMORY_BYTES)
     limit(resource.RLIMIT_CORE, 0)
-    # Before the first order: the caller waits for a start longer than for an answer.
+    # Imported before the first order: the caller's time limit is longer for a start than for an answer.
     import eda_service.targets.checks.check
 
     assert eda_service.targets.checks.check is not None
@@ -70,7 +70,7 @@ def work(answers: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    # What libraries print goes to the log, and not among the answers.
+    # Output of libraries goes to the log, so that it does not mix with the answers.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
         os.dup2(2, 1)
         work(stream)

@@ -1,6 +1,6 @@
-"""A target checked at submit, in a child process with limits (`targets.checks.check_worker`). Imports no torch.
+"""The check of a target at submit, in a child process with limits (`targets.checks.check_worker`). Imports no torch.
 
-What was found of a set of files is remembered as long as they are the same files.
+The result for a set of files is remembered as long as the files are the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from eda_service.targets.files.resolve import ResolvedTarget
 
 logger = logging.getLogger(__name__)
 
-_TIMEOUT_S = 120.0  # for a machine that stands still; the child's processor time ends first
+_TIMEOUT_S = 120.0  # for a machine under heavy load; the child's limit of processor time is reached first
 _MAX_REMEMBERED = 256
 _KINDS: dict[str, type[InputError]] = {
     kind.__name__: kind for kind in (TargetIncompatibleError, TargetNotFoundError, UnsafeCheckpointError)
@@ -29,7 +29,7 @@ Finding = tuple[str, ...] | InputError
 
 
 class TargetChecker:
-    """Checks targets, and remembers; calls from several threads take turns."""
+    """Checks targets and remembers the results; calls from several threads take turns."""
 
     def __init__(self) -> None:
         self._child = JsonChild(
@@ -41,15 +41,16 @@ class TargetChecker:
     def check(
         self, resolved: ResolvedTarget, *, converses: bool, engine: EngineKind = EngineKind.EDA
     ) -> tuple[str, ...]:
-        """What a user of a target must know.
+        """Return the notes for a target's user.
 
         Args:
-            resolved: Where its files are, on this machine.
-            converses: As in `eda_service.targets.checks.check.check_target`.
-            engine: Likewise.
+            resolved: Files of the target on this machine.
+            converses: Whether the target must render conversations; see
+                `eda_service.targets.checks.check.check_target`.
+            engine: Engine that will run the target.
 
         Raises:
-            TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: It cannot be used.
+            TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: The target cannot be used.
         """
         key = (resolved.model, converses, engine, _identity(resolved.model_dir), _identity(resolved.adapter_dir))
         with self._lock:
@@ -57,8 +58,8 @@ class TargetChecker:
         if found is None:
             try:
                 found = self._ask(resolved, converses, engine)
-            except (OSError, RuntimeError) as error:  # no child; the next look tries again
-                logger.error("targets are not checked at submit: %s", error)  # a traceback says no more
+            except (OSError, RuntimeError) as error:  # no child could be started; the next check tries again
+                logger.error("targets are not checked at submit: %s", error)  # a traceback would add nothing
                 return ("the target's files could not be checked at submit; they are where they are read",)
             resolved.require_unchanged()
             with self._lock:
@@ -70,7 +71,7 @@ class TargetChecker:
         return found
 
     def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         self._child.close()
 
     def _ask(self, resolved: ResolvedTarget, converses: bool, engine: EngineKind) -> Finding:
@@ -87,7 +88,7 @@ class TargetChecker:
 
 
 def _identity(directory: Path | None) -> Hashable:
-    """Which files a directory holds, in which state."""
+    """Return the identity of a directory's files and their state."""
     if directory is None:
         return None
     files = [(path.name, path.stat()) for path in sorted(directory.iterdir()) if path.is_file()]
@@ -95,4 +96,4 @@ def _identity(directory: Path | None) -> Hashable:
 
 
 CHECKER = TargetChecker()
-"""Of this process."""
+"""The checker of this process."""

@@ -1,7 +1,7 @@
-"""What a model's `config.json` may say before anything is built from it: sizes within bounds, and words of the right
+"""The check of a model's `config.json` before anything is built from it: sizes within bounds, and words of the right
 kind. Imports no torch.
 
-The sizes decide how many modules a library makes of the file; nothing here knows any family.
+The sizes decide how many modules a library makes from the file; nothing here depends on a family.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ MAX_SIZES = {
     "n_routed_experts": 1 << 14,
     "max_position_embeddings": 1 << 31,
 }
-"""The largest of each size that is believed; published models stay far below."""
+"""The largest accepted value of each size; published models stay far below."""
 _NEEDED = frozenset(
     {"hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"}
 )
 EPSILONS = (*("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon"),)
-"""What families call the epsilon of their norms."""
+"""Names of the epsilon of the norms, in different families."""
 _CAUSAL = "ForCausalLM"
 _SEES = ("vision_config", "audio_config")
 
 
 def check_settings(config: Mapping[str, Any], model_dir: Path) -> None:
-    """Check what a config says of any decoder-only model.
+    """Check the settings that every decoder-only model has.
 
     Raises:
-        TargetIncompatibleError: A size is no whole number within its bounds, or the model is of another kind.
+        TargetIncompatibleError: A size is not a whole number within its bounds, or the model is of another kind.
     """
     for name, limit in MAX_SIZES.items():
         value = config.get(name)
-        if value is None or isinstance(value, list):  # one for each layer, in some families
+        if value is None or isinstance(value, list):  # one for each layer in some families
             continue
         least = 1 if name in _NEEDED else 0
         if type(value) is not int or not least <= value <= limit:
@@ -77,10 +77,10 @@ def _check_kinds(config: Mapping[str, Any], model_dir: Path) -> None:
 
 
 def require_drivable(config: Mapping[str, Any], model_dir: Path) -> None:
-    """Check what this project's own engine needs beyond that: weights that are plain numbers, heads in equal groups.
+    """Check what this project's own engine needs in addition: weights that are plain numbers, heads in equal groups.
 
     Raises:
-        TargetIncompatibleError: A quantiser has packed them, or the config contradicts itself.
+        TargetIncompatibleError: The weights are quantised, or the config contradicts itself.
     """
     layers, types = config.get("num_hidden_layers"), config.get("layer_types")
     if isinstance(types, list) and type(layers) is int and len(types) != layers:
@@ -95,7 +95,7 @@ def require_drivable(config: Mapping[str, Any], model_dir: Path) -> None:
     if found is None:
         return
     method = found.get("quant_method") if isinstance(found, Mapping) else None
-    if method == "mxfp4":  # transformers unpacks it where it has no kernels for it
+    if method == "mxfp4":  # transformers unpacks it if it has no kernels for it
         return
     raise TargetIncompatibleError(
         f"{model_dir} is quantised ({str(method or found)[:48]}): this engine adapts and serves models whose weights "
@@ -106,7 +106,7 @@ def require_drivable(config: Mapping[str, Any], model_dir: Path) -> None:
 
 
 def _check_numbers(config: Mapping[str, Any], model_dir: Path) -> None:
-    """Numbers that would only make others of it that are none."""
+    """Check numbers that are not finite or would make others not finite."""
     rope = config.get("rope_parameters")
     ropes = [rope, *rope.values()] if isinstance(rope, Mapping) else []
     bases = [each["rope_theta"] for each in ropes if isinstance(each, Mapping) and "rope_theta" in each]

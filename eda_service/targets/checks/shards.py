@@ -1,6 +1,6 @@
-"""No tensor stands in two files of a model with different values.
+"""The check that no tensor is in two files of a model with different values.
 
-transformers takes a tensor from whichever file it reads last, whatever the index says; other engines take another one.
+transformers takes a tensor from the file it reads last, whatever the index says; other engines take another one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from eda_service.targets.checks.weight_files import weight_files
 
 
 def require_unambiguous(model_dir: Path) -> None:
-    """Check that a tensor that two of the files hold is the same in both.
+    """Check that a tensor that is in two of the files is the same in both.
 
     Raises:
-        TargetIncompatibleError: It is not.
+        TargetIncompatibleError: A tensor has different values in two files.
     """
     places: dict[str, Path] = {}
     for path in weight_files(model_dir):

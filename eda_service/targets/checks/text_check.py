@@ -1,4 +1,4 @@
-"""Whether a target can be prompted: its tokenizer, its chat template, and the tokens that end an answer."""
+"""The check that a target can be prompted: its tokenizer, its chat template, and the tokens that end an answer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ _PARAM = "target.model"
 
 
 def check_text(resolved: ResolvedTarget, num_ids: int, *, converses: bool) -> None:
-    """Read the tokenizer; where the target must converse render a conversation and look for what ends an answer.
+    """Read the tokenizer; if the target must converse, render a conversation and look for the tokens that end an
+    answer.
 
     Args:
-        resolved: Where the files are.
-        num_ids: Token ids that have an embedding and a logit.
-        converses: Whether a chat template and an end are needed.
+        resolved: Files of the target.
+        num_ids: Number of token ids that have an embedding and a logit.
+        converses: Whether a chat template and an end token are needed.
 
     Raises:
-        TargetIncompatibleError, TargetNotFoundError: One of them is not there or does not work.
+        TargetIncompatibleError, TargetNotFoundError: A part is missing or does not work.
     """
     tokenizer = target_tokenizer(resolved)
     stops = load_stop_token_ids(resolved.model_dir, tokenizer)

@@ -1,7 +1,8 @@
-"""Which safetensors files of a model's directory hold its weights, and what their headers say. Imports no torch.
+"""The safetensors files of a model's directory that hold its weights, and their headers. Imports no torch.
 
-The choice is that of transformers: `model.safetensors`, else the files that `model.safetensors.index.json` names. What
-lies beside them (the author's own `consolidated.safetensors`, say, a second copy under other names) is not read.
+The files are chosen as transformers does: `model.safetensors`, else the files that `model.safetensors.index.json`
+names. Other files (for example the author's own `consolidated.safetensors`, a second copy under other names) are not
+read.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ _WRAPPERS = {
     "base_model.model.": "PEFT, around the base of an adapter",
     "_fsdp_wrapped_module.": "FSDP",
 }
-"""What puts a word in front of every tensor's name when it is not taken off before saving."""
+"""Wrappers that put a word in front of every tensor's name if it is not removed before saving."""
 
 
 def weight_files(model_dir: Path) -> tuple[Path, ...]:
-    """The files, sorted.
+    """List the files, sorted.
 
     Raises:
-        TargetNotFoundError: There are none under these names, or the index names one that is not there.
-        TargetIncompatibleError: The index is no index.
+        TargetNotFoundError: No file has one of these names, or the index names a file that does not exist.
+        TargetIncompatibleError: The index is not valid.
     """
     if (model_dir / WEIGHTS).is_file():
         return (model_dir / WEIGHTS,)
@@ -62,11 +63,11 @@ def weight_files(model_dir: Path) -> tuple[Path, ...]:
 
 
 def weight_headers(model_dir: Path) -> dict[str, TensorPlace]:
-    """Every tensor of a model by its name in the files.
+    """Read the place of every tensor of a model, by its name in the files.
 
     Raises:
-        TargetNotFoundError, TargetIncompatibleError: As `weight_files`; or a tensor stands in two files in two
-            shapes.
+        TargetNotFoundError, TargetIncompatibleError: The errors of `weight_files`; or a tensor is in two files with
+            different shapes.
         UnsafeCheckpointError: A header does not describe its file.
     """
     found: dict[str, TensorPlace] = {}
@@ -83,10 +84,10 @@ def weight_headers(model_dir: Path) -> dict[str, TensorPlace]:
 
 
 def require_unwrapped(model_dir: Path, names: Mapping[str, object]) -> None:
-    """Check that no wrapper's word stands in front of every name, which no engine reads.
+    """Check that tensor names carry no prefix of a wrapper, which no engine reads.
 
     Raises:
-        TargetIncompatibleError: One does.
+        TargetIncompatibleError: Every name carries such a prefix.
     """
     for prefix, wrapper in _WRAPPERS.items():
         if names and all(name.startswith(prefix) for name in names):

@@ -1,1 +1,1 @@
-"""What a loaded target decodes with: attention over slots, and layers of few operations."""
+"""The attention of a loaded target over slots, and its layers of few operations.

@@ -1,8 +1,8 @@
 """Attention over a slot cache, registered with transformers so that every supported family uses it unchanged.
 
 Grouped-query heads are folded into the query length instead of repeating keys and values: with 32 sequences of 256
-tokens the repeat alone costs four times the attention (measured). The mask says how many folded queries an attention
-has, which may be a few more than were asked for (`tiles`).
+tokens the repeat alone costs four times the attention (measured). The number of rows of the mask is the number of
+folded queries, which may be a few more than needed (`tiles`).
 
 Shapes: B rows, H key/value heads, G query heads per key/value head, L query positions, Q >= G*L folded queries, T key
 positions, d head width.
@@ -23,7 +23,7 @@ from eda_service.errors import TargetIncompatibleError
 from eda_service.targets.decoder.tiles import is_ordered, whole_rows
 
 NAME = "eda_slots"
-# What transformers passes on that changes nothing here: no dropout while decoding, positions and flags that masks and
+# Arguments of transformers that have no effect here: no dropout while decoding, positions and flags that masks and
 # rotation hold already.
 _WITHOUT_EFFECT = frozenset(
     {
@@ -36,11 +36,11 @@ _WITHOUT_EFFECT = frozenset(
 
 @dataclass(frozen=True)
 class TreeShape:
-    """How the tokens of one forward hang together in every row; node 0 is the root.
+    """The tree that the tokens of one forward form in every row; node 0 is the root.
 
     Attributes:
-        depths_BL: Distance from the root.
-        ancestors_BLL: True where the column's node is the row's ancestor or the node itself.
+        depths_BL: Distance of each node from the root.
+        ancestors_BLL: Whether the column's node is the row's ancestor or the node itself.
     """
 
     depths_BL: Tensor
@@ -48,7 +48,7 @@ class TreeShape:
 
 
 def visible_mask(positions_BL: Tensor, num_keys: int, groups: int, dtype: torch.dtype) -> Tensor | None:
-    """Additive mask (B, 1, Q, T): a query at position p sees keys 0..p; None where every query sees every key."""
+    """Make an additive mask (B, 1, Q, T): a query at position p sees keys 0..p; None if every query sees every key."""
     if positions_BL.numel() == 1 and not is_ordered(positions_BL.device):
         return None
     keys_T = torch.arange(num_keys, device=positions_BL.device)
@@ -56,15 +56,15 @@ def visible_mask(positions_BL: Tensor, num_keys: int, groups: int, dtype: torch.
 
 
 def tree_mask(starts_B: Tensor, ancestors_BLN: Tensor, num_keys: int, groups: int, dtype: torch.dtype) -> Tensor:
-    """Additive mask (B, 1, Q, T) of L queries over a tree whose N nodes lie at starts..starts+N-1: each sees what was
-    before the tree, its ancestors and itself.
+    """Make an additive mask (B, 1, Q, T) of L queries over a tree whose N nodes lie at starts..starts+N-1: each sees
+    the tokens before the tree, its ancestors and itself.
 
     Args:
-        starts_B: Place of each row's first node.
-        ancestors_BLN: True where the node of the column is the query's ancestor or the query itself.
-        num_keys: T.
-        groups: G.
-        dtype: Of the attention.
+        starts_B: Position of each row's first node.
+        ancestors_BLN: Whether the node of the column is the query's ancestor or the query itself.
+        num_keys: Number of key positions T.
+        groups: Number of query heads per key/value head, G.
+        dtype: Dtype of the attention.
     """
     length, num_nodes = ancestors_BLN.shape[1:]
     relative_BT = torch.arange(num_keys, device=starts_B.device) - starts_B[:, None]
@@ -75,7 +75,9 @@ def tree_mask(starts_B: Tensor, ancestors_BLN: Tensor, num_keys: int, groups: in
 
 
 def additive_mask(hidden_BLT: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
-    """-inf where hidden, for queries folded by group (B, 1, Q, T); what is beyond G*L queries sees all keys."""
+    """Make a mask that is -inf where hidden, for queries folded by group (B, 1, Q, T); queries beyond
+    G*L see all keys.
+    """
     mask_BLT = torch.zeros(hidden_BLT.shape, dtype=dtype, device=hidden_BLT.device)
     mask_BLT.masked_fill_(hidden_BLT, float("-inf"))
     mask_B1QT = mask_BLT[:, None].repeat(1, 1, groups, 1)
@@ -85,10 +87,10 @@ def additive_mask(hidden_BLT: Tensor, groups: int, dtype: torch.dtype) -> Tensor
 
 
 def windowed(mask: Tensor, window: int) -> Tensor:
-    """A mask (B, 1, Q, T) under which a query also sees no key that is `window` or more places behind it.
+    """Restrict a mask (B, 1, Q, T): a query no longer sees keys that are `window` or more places before it.
 
-    A query's own place is the number of keys it sees less one, in a sequence as in a tree: before it lie the prefix and
-    its ancestors, and a tree is never deeper than a window.
+    A query's own place is the number of keys it sees minus one, in a sequence as in a tree: before it are the prefix
+    and its ancestors, and a tree is never deeper than a window.
     """
     last_B1Q1 = (mask == 0).sum(-1, keepdim=True) - 1
     keys_T = torch.arange(mask.shape[-1], device=mask.device)
@@ -96,14 +98,14 @@ def windowed(mask: Tensor, window: int) -> Tensor:
 
 
 class _Windows:
-    """The last mask with the windows that were made of it: layers of one forward ask for the same ones in turn."""
+    """The last mask with its windowed forms: the layers of one forward ask for the same ones repeatedly."""
 
     def __init__(self) -> None:
         self._mask: weakref.ref[Tensor] | None = None
         self._made: dict[int, Tensor] = {}
 
     def of(self, mask: Tensor, window: int) -> Tensor:
-        """`windowed`, made once for a mask."""
+        """Return `windowed(mask, window)`, computed once per mask."""
         if self._mask is None or self._mask() is not mask:
             self._mask, self._made = weakref.ref(mask), {}
         made = self._made.get(window)
@@ -118,7 +120,9 @@ _WINDOWS = _Windows()
 def within(
     keys_BHTd: Tensor, values_BHTd: Tensor, mask: Tensor | None, window: int | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Keys, values and mask of a layer whose queries look back over `window` places, themselves included; None: all."""
+    """Restrict keys, values and mask to a layer's window of `window` places, the query's own included;
+    None: no window.
+    """
     if window is None or keys_BHTd.shape[2] <= window:
         return keys_BHTd, values_BHTd, mask
     if mask is None:  # one query, at the last place
@@ -129,7 +133,7 @@ def within(
 def attend(
     query_BNLd: Tensor, keys_BHTd: Tensor, values_BHTd: Tensor, mask: Tensor | None, scaling: float | None = None
 ) -> Tensor:
-    """Scaled dot-product attention with folded heads (B, N, L, d); without a mask every key is seen."""
+    """Compute scaled dot-product attention with folded heads (B, N, L, d); without a mask every key is seen."""
     rows, num_heads, length, width = query_BNLd.shape
     num_kv_heads = keys_BHTd.shape[1]
     num_rows = num_heads // num_kv_heads * length
@@ -151,16 +155,16 @@ def attend_capped(
     softcap: float | None = None,
     sinks_N: Tensor | None = None,
 ) -> Tensor:
-    """`attend` with a soft cap on the scores (Gemma 2), or with sinks (gpt-oss); softmax in float32.
+    """Compute `attend` with a soft cap on the scores (Gemma 2), or with sinks (gpt-oss); softmax in float32.
 
     Args:
-        query_BNLd: Queries.
-        keys_BHTd: Keys.
-        values_BHTd: Values.
-        mask: Additive (B, 1, Q, T), or None.
+        query_BNLd: Queries of the new positions.
+        keys_BHTd: Keys of all visible positions.
+        values_BHTd: Values of all visible positions.
+        mask: Additive mask (B, 1, Q, T), or None.
         scaling: Factor of the scores; None: one over the root of d.
         softcap: Bound that the scores approach, before the mask.
-        sinks_N: A score for each query head that takes its part of the softmax and gives no value.
+        sinks_N: Score for each query head that takes its part of the softmax and has no value.
     """
     rows, num_heads, length, width = query_BNLd.shape
     num_kv_heads = keys_BHTd.shape[1]
@@ -190,10 +194,10 @@ def folded_attention(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """`attend` under transformers' interface; returns (B, L, N, d) as transformers expects.
+    """Run `attend` under transformers' interface; returns (B, L, N, d) as transformers expects.
 
     Raises:
-        TargetIncompatibleError: The family tells its attention something that nothing here does.
+        TargetIncompatibleError: The family passes an argument to its attention that is not supported here.
     """
     unknown = sorted(name for name, value in others.items() if name not in _WITHOUT_EFFECT and value is not None)
     if unknown:

@@ -1,9 +1,9 @@
 """A decoder of the Llama shape with few operations per layer: fused qkv and gate-up products, rotation in three
 operations, keys and values written straight into the slots.
 
-At one to a few tokens per forward the time beside the weight products is the price of starting operations, so their
-number is what counts (`make bench NAME=profile-decode`). Families of this shape: Llama, Qwen2, Qwen3, Mistral; any
-other runs through transformers' own modules (`TransformersDecoder`).
+At one to a few tokens per forward the time beside the weight products is spent on starting operations, so their number
+matters (`make bench NAME=profile-decode`). Families of this shape: Llama, Qwen2, Qwen3, Mistral; any other runs through
+transformers' own modules (`TransformersDecoder`).
 
 Shapes: B rows, L new positions, D hidden, N query heads, H key/value heads, d head width, T visible keys.
 """
@@ -29,7 +29,7 @@ FUSED_FAMILIES = frozenset({"llama", "qwen2", "qwen3", "mistral"})
 
 
 class Decoder(Protocol):
-    """Token ids to states; keys and values go to the cache, which was told where.
+    """Turns token ids into states; keys and values are written to the cache's current places.
 
     `adapters` says which low-rank update each row gets; only the fused decoder has any. `captures` names the states
     that a draft reads (`TargetStates.draft_in`): i is the residual stream after i layers, 0 the embedding.
@@ -44,17 +44,17 @@ class Decoder(Protocol):
         adapters: AdapterRows | None = None,
         captures: Sequence[int] = (),
     ) -> TargetStates:
-        """States (B, L, ..)."""
+        """Compute the states (B, L, ..)."""
         ...
 
     @property
     def size_bytes(self) -> int:
-        """What the weights take, adapters not counted."""
+        """Bytes of the weights, adapters not counted."""
         ...
 
 
 class TransformersDecoder:
-    """Any decoder transformers loads, through its own modules with packed linears."""
+    """Any decoder that transformers loads, through its own modules with packed linears."""
 
     def __init__(self, body: Any) -> None:
         pack_linears(body)
@@ -62,7 +62,7 @@ class TransformersDecoder:
 
     @property
     def size_bytes(self) -> int:
-        """What the weights take, the token embedding not counted."""
+        """Bytes of the weights, the token embedding not counted."""
         linears = [module for module in self.body.modules() if isinstance(module, PackedLinear)]
         parameters = [p for name, p in self.body.named_parameters() if "embed_tokens" not in name]
         return sum(linear.size_bytes for linear in linears) + sum(map(tensor_bytes, parameters))
@@ -76,7 +76,7 @@ class TransformersDecoder:
         adapters: AdapterRows | None = None,
         captures: Sequence[int] = (),
     ) -> TargetStates:
-        """States (B, L, ..)."""
+        """Compute the states (B, L, ..)."""
         assert adapters is None, "only the fused decoder takes adapters"
         with captured_layers(self.body, captures) as captured:
             out = self.body(
@@ -87,7 +87,9 @@ class TransformersDecoder:
 
 @contextmanager
 def captured_layers(body: Any, captures: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """What transformers' layers give while the block runs; not its `hidden_states`, whose last is normed."""
+    """Capture the outputs of transformers' layers inside the block; its `hidden_states` are not used, as their last is
+    normed.
+    """
     captured: dict[int, Tensor] = {}
 
     def keep(index: int, states: Any) -> None:
@@ -107,14 +109,14 @@ def captured_layers(body: Any, captures: Sequence[int]) -> Iterator[dict[int, Te
 
 
 def rotation(cos_BLd: Tensor, sin_BLd: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines for `rotate`, with a dimension for the heads (B, L, 1, d)."""
+    """Prepare cosines and signed sines for `rotate`, with a dimension for the heads (B, L, 1, d)."""
     half = sin_BLd.shape[-1] // 2
     signed_BLd = torch.cat([-sin_BLd[..., :half], sin_BLd[..., half:]], dim=-1)
     return cos_BLd[:, :, None], signed_BLd[:, :, None]
 
 
 def rotate(x_BLNd: Tensor, cos_BL1d: Tensor, signed_sin_BL1d: Tensor) -> Tensor:
-    """Rotary embedding of all heads: x cos + swap(x) sin, where swap exchanges the halves."""
+    """Rotate all heads: x cos + swap(x) sin, where swap exchanges the halves."""
     swapped = x_BLNd.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
     return torch.addcmul(x_BLNd * cos_BL1d, swapped, signed_sin_BL1d)
 
@@ -126,7 +128,7 @@ class FusedLayer:
         self, layer: Any, index: int, num_heads: int, num_kv_heads: int, head_dim: int, window: int | None
     ) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.window = getattr(attention, "sliding_window", window)  # Mistral's layers have it from the config alone
+        self.window = getattr(attention, "sliding_window", window)  # Mistral's layers take it from the config only
         self.index, self.num_heads, self.num_kv_heads, self.head_dim = index, num_heads, num_kv_heads, head_dim
         self.qkv = AdaptedLinear([attention.q_proj, attention.k_proj, attention.v_proj])
         self.out = AdaptedLinear([attention.o_proj])
@@ -139,7 +141,7 @@ class FusedLayer:
 
     @property
     def products(self) -> dict[tuple[str, ...], AdaptedLinear]:
-        """Each product by the names of the linears it is made of."""
+        """The products by the names of the linears they are made of."""
         return {
             ("q_proj", "k_proj", "v_proj"): self.qkv,
             ("o_proj",): self.out,
@@ -156,7 +158,7 @@ class FusedLayer:
         mask: Tensor | None,
         adapters: AdapterRows | None,
     ) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
+        """Map hidden states (B, L, D) to (B, L, D)."""
         rows, length, _ = x_BLD.shape
         qkv = self.qkv(rms_norm(x_BLD, self.norm_in), adapters).view(rows, length, -1, self.head_dim)
         value_BLHd = qkv[:, :, self.num_heads + self.num_kv_heads :]
@@ -170,7 +172,7 @@ class FusedLayer:
         return out_BLD
 
     def _normed(self, qk: Tensor) -> Tensor:
-        """Qwen3 normalises each query and key head."""
+        """Norm each query and key head, as Qwen3 does."""
         if self.norm_q is None or self.norm_k is None:
             return qk
         query, key = qk[:, :, : self.num_heads], qk[:, :, self.num_heads :]
@@ -179,7 +181,7 @@ class FusedLayer:
 
 @dataclass(frozen=True)
 class Norm:
-    """Weight of an RMSNorm, twice over for `rms_norm`'s bfloat16 form, and its epsilon."""
+    """Weight and epsilon of an RMSNorm; the weight is stored twice in a row for `rms_norm`'s bfloat16 form."""
 
     weight: Tensor
     doubled: Tensor
@@ -187,22 +189,22 @@ class Norm:
 
     @property
     def size_bytes(self) -> int:
-        """What the copies take."""
+        """Bytes of the copies."""
         return tensor_bytes(self.doubled)
 
 
 def norm_of(module: Any, epsilon: float | None = None) -> Norm:
-    """Weight and epsilon of an RMSNorm module."""
+    """Copy weight and epsilon of an RMSNorm module."""
     weight = module.weight.detach()
     return Norm(weight, torch.cat([weight, weight]), module.variance_epsilon if epsilon is None else epsilon)
 
 
 def rms_norm(x: Tensor, norm: Norm) -> Tensor:
-    """RMSNorm over the last dimension; statistics in float32.
+    """Compute RMSNorm over the last dimension; statistics in float32.
 
     torch has no RMSNorm kernel for CPUs and runs ten operations instead. In bfloat16 the LayerNorm of [x, -x] takes
-    three: its mean is zero and its variance is the mean square of x, so its first half is the RMSNorm. 61 of them are a
-    tenth of an autoregressive step of SmolLM2.
+    three: its mean is zero and its variance is the mean square of x, so its first half is the RMSNorm. The 61 norms are
+    a tenth of an autoregressive step of SmolLM2.
     """
     width = x.shape[-1]
     if x.dtype != torch.bfloat16 or x.device.type != "cpu":
@@ -211,7 +213,7 @@ def rms_norm(x: Tensor, norm: Norm) -> Tensor:
 
 
 class FusedDecoder:
-    """The whole decoder; transformers' embedding and rotary modules stay in use."""
+    """The whole decoder; transformers' embedding and rotary modules are still used."""
 
     def __init__(
         self, body: Any, *, num_heads: int, num_kv_heads: int, head_dim: int, window: int | None = None
@@ -221,11 +223,11 @@ class FusedDecoder:
         self.layers: list[FusedLayer] = []
         for index, layer in enumerate(body.layers):
             self.layers.append(FusedLayer(layer, index, num_heads, num_kv_heads, head_dim, window))
-            layer.to("meta")  # its weights live on in packed form only
+            layer.to("meta")  # its weights remain in packed form only
 
     @property
     def size_bytes(self) -> int:
-        """What the products take; embedding and norms are not counted."""
+        """Bytes of the products; embedding and norms are not counted."""
         return sum(product.base.size_bytes for layer in self.layers for product in layer.products.values())
 
     def __call__(
@@ -237,7 +239,7 @@ class FusedDecoder:
         adapters: AdapterRows | None = None,
         captures: Sequence[int] = (),
     ) -> TargetStates:
-        """States (B, L, ..)."""
+        """Compute the states (B, L, ..)."""
         x_BLD = self.embed(ids_BL)
         cos, sin = rotation(*self.rotary(x_BLD, positions_BL))
         captured = {0: x_BLD} if 0 in captures else {}
@@ -249,12 +251,12 @@ class FusedDecoder:
 
 
 def is_fused(model_type: str, hidden_act: str) -> bool:
-    """Whether a family runs fused, and so takes adapters row by row."""
+    """Whether a family uses the fused decoder, and so takes adapters row by row."""
     return model_type in FUSED_FAMILIES and hidden_act == "silu"
 
 
 def make_decoder(body: Any, config: Any, head_dim: int) -> Decoder:
-    """The fused form where the family has the Llama shape, else transformers' modules."""
+    """Make the fused decoder if the family has the Llama shape, else one over transformers' modules."""
     if not is_fused(config.model_type, getattr(config, "hidden_act", "silu")):
         return TransformersDecoder(body)
     return FusedDecoder(
@@ -262,6 +264,6 @@ def make_decoder(body: Any, config: Any, head_dim: int) -> Decoder:
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_key_value_heads,
         head_dim=head_dim,
-        # Of these families Mistral's layers alone have it from the config; a Llama's forward ignores one that is there.
+        # Of these families only Mistral's layers read it from the config; a Llama's forward ignores it.
         window=config.sliding_window if config.model_type == "mistral" else None,
     )

@@ -2,9 +2,9 @@
 time.
 
 A plain float32 `nn.Linear` on a CPU re-packs its weight on every call, which costs more than the product itself at the
-widths of decoding (measured: 62 ms against 41 ms for SmolLM2's 120 linears and 6 rows). The packed form also gives
-the same bits for a row whatever stands beside it in the batch: with the shapes of `tiles` that makes decoding exactly
-lossless and one request one answer. One row alone is the exception (another kernel), so it is multiplied twice, in
+widths of decoding (measured: 62 ms against 41 ms for SmolLM2's 120 linears and 6 rows). The packed form also gives the
+same bits for a row whatever the other rows of the batch are: with the shapes of `tiles` that makes decoding exactly
+lossless and gives a request one answer. A single row is the exception (another kernel), so it is multiplied twice, in
 bfloat16 only where the order of sums matters; both products read the weight once.
 """
 
@@ -28,8 +28,8 @@ def can_pack(weight: Tensor) -> bool:
 
 
 def native_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX); emulation is slower than
-    float32.
+    """Whether this processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX); emulation is slower
+    than float32.
     """
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
@@ -38,8 +38,8 @@ class PackedLinear(nn.Module):
     """Inference-only linear, y = x W^T + b, with W packed once by oneDNN.
 
     Args:
-        weight: (out, in), packed and not kept.
-        bias: (out,) or None.
+        weight: Matrix (out, in), which is packed and not kept.
+        bias: Vector (out,) or None.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -50,13 +50,13 @@ class PackedLinear(nn.Module):
 
     @property
     def dense(self) -> Tensor:
-        """The weight (out, in), unpacked into a new tensor."""
+        """Unpack the weight (out, in) into a new tensor."""
         weight: Tensor = self._packed.to_dense()
         return weight
 
     @property
     def size_bytes(self) -> int:
-        """What weight and bias take."""
+        """Bytes of weight and bias."""
         return tensor_bytes(self._packed) + (0 if self._bias is None else tensor_bytes(self._bias))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class PackedLinear(nn.Module):
         return self._multiply(x)
 
     def added(self, x: Tensor, addend: Tensor) -> Tensor:
-        """`addend` (.., out) + x W^T, in one operation."""
+        """Compute `addend` (.., out) + x W^T, in one operation."""
         one_row = self._is_one_row(x)
         rows, addends = (_pair(x), _pair(addend)) if one_row else (x, addend)
         y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(rows, addends, self._packed, self._bias, "add")
@@ -81,17 +81,17 @@ class PackedLinear(nn.Module):
 
 
 def _pair(x: Tensor) -> Tensor:
-    """One row twice."""
+    """Repeat a single row."""
     return x.reshape(1, -1).expand(2, -1).contiguous()
 
 
 def tensor_bytes(tensor: Tensor) -> int:
-    """What a tensor's elements take."""
+    """Count the bytes of a tensor's elements."""
     return tensor.numel() * tensor.element_size()
 
 
 class PlainLinear(nn.Module):
-    """The same through torch's own product, for devices and types that need no packing."""
+    """A linear layer over torch's own product, for devices and types that need no packing."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class PlainLinear(nn.Module):
 
     @property
     def size_bytes(self) -> int:
-        """What weight and bias take."""
+        """Bytes of weight and bias."""
         return tensor_bytes(self.weight) + (0 if self.bias is None else tensor_bytes(self.bias))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class PlainLinear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
     def added(self, x: Tensor, addend: Tensor) -> Tensor:
-        """`addend` (.., out) + x W^T."""
+        """Compute `addend` (.., out) + x W^T."""
         return addend + F.linear(x, self.weight, self.bias)
 
 
@@ -122,12 +122,12 @@ FrozenLinear: TypeAlias = PackedLinear | PlainLinear
 
 
 def make_linear(weight: Tensor, bias: Tensor | None = None) -> FrozenLinear:
-    """An inference linear for this weight: packed where that pays, plain elsewhere. The weight must be frozen."""
+    """Make an inference linear for this weight: packed if that is faster, else plain. The weight must be frozen."""
     return PackedLinear(weight, bias) if can_pack(weight) else PlainLinear(weight, bias)
 
 
 def fuse_linears(linears: Sequence[nn.Linear]) -> FrozenLinear:
-    """One product for one or more linears over the same input: outputs side by side along the last dimension."""
+    """Make one product of one or more linears over the same input: outputs side by side along the last dimension."""
     weight = torch.cat([linear.weight.detach() for linear in linears])
     biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
     assert len(biases) in (0, len(linears)), "either all of them have a bias or none"

@@ -1,8 +1,8 @@
 """Key/value cache with one slot per live sequence, written in place and rolled back by forgetting positions.
 
-Nothing is copied between rounds: a forward writes the keys of position p at index p, and rejected positions are simply
-written over by the next round, because a query at position p never sees an index above p. A tree's nodes are written
-side by side; afterwards the accepted path alone is moved to its positions.
+Nothing is copied between rounds: a forward writes the keys of position p at index p, and the next round overwrites
+rejected positions, because a query at position p never sees an index above p. A tree's nodes are written side by side;
+afterwards only the accepted path is moved to its positions.
 
 Shapes: S slots, B rows of a forward (slots 0..B-1), H key/value heads, L new positions, T capacity, d head width.
 """
@@ -23,13 +23,14 @@ class SlotCache:
     """Keys and values of up to S sequences over all layers.
 
     Args:
-        num_layers: Layers of the model.
-        num_slots: S.
-        num_kv_heads: H.
-        head_dim: d.
-        max_tokens: Longest sequence ever held, rounded up to what a forward looks at; capacity grows towards it.
-        dtype: Of the keys and values.
-        device: Where they live.
+        num_layers: Number of layers of the model.
+        num_slots: Number of slots S.
+        num_kv_heads: Number of key/value heads H.
+        head_dim: Width d of a head.
+        max_tokens: Longest sequence in tokens, rounded up to the length that a forward reads; capacity grows towards
+            it.
+        dtype: Dtype of keys and values.
+        device: Device of keys and values.
     """
 
     def __init__(
@@ -55,18 +56,18 @@ class SlotCache:
         self._num_keys = 0
         self._slots = slice(0, 0)
         self.claimed: int | None = None
-        """What `get_seq_length` says instead of the truth, while it is tested that nothing goes by it."""
+        """Length that `get_seq_length` reports instead of the real one, in the check that nothing depends on it."""
 
     def _empty(self, capacity: int) -> Tensor:
         layers, slots, heads, width = self._shape
         return torch.zeros(layers, slots, heads, capacity, width, dtype=self._dtype, device=self._device)
 
     def begin(self, index_BL: Tensor, num_keys: int, *, first_slot: int = 0) -> None:
-        """Name the places the next forward writes, for slots first_slot..first_slot+B-1.
+        """Set the places that the next forward writes, for slots first_slot..first_slot+B-1.
 
         Args:
-            index_BL: Where each new token's key and value go.
-            num_keys: Keys any query of this forward may see: the highest place plus one.
+            index_BL: Position at which each new token's key and value are written.
+            num_keys: Number of keys that any query of this forward may see: the highest position plus one.
             first_slot: Slot of row 0.
         """
         if num_keys > self._capacity:
@@ -93,7 +94,7 @@ class SlotCache:
         return keys[self._slots, :, : self._num_keys], values[self._slots, :, : self._num_keys]
 
     def update(self, key_BHLd: Tensor, value_BHLd: Tensor, layer_idx: int, *_: object) -> tuple[Tensor, Tensor]:
-        """`write` as transformers' modules call it."""
+        """Run `write` with the arguments that transformers' modules pass."""
         return self.write(key_BHLd.transpose(1, 2), value_BHLd.transpose(1, 2), layer_idx)
 
     def compact(self, slot: int, start: int, path: Sequence[int]) -> None:
@@ -116,10 +117,12 @@ class SlotCache:
         self._values[:, slot].zero_()
 
     def move(self, source: int, destination: int, length: int) -> None:
-        """Copy the first `length` positions of one slot to another: how the live slots are kept side by side."""
+        """Copy the first `length` positions of one slot to another, which keeps the live slots side by side."""
         for store in (self._keys, self._values):
             store[:, destination, :, :length] = store[:, source, :, :length]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Keys visible to the forward in progress. No answer may go by it: rows have lengths of their own."""
+        """Return the number of keys visible to the current forward. No result may depend on it, because rows have
+        different lengths.
+        """
         return self._num_keys if self.claimed is None else self.claimed

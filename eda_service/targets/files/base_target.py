@@ -1,7 +1,7 @@
-"""A base target as an import needs it: its sizes and tokenizer always, its weights where they are on this machine.
+"""A base target for an import: always its sizes and tokenizer, and its weights if they are on this machine.
 
-Reading a draft asks for a config alone. A model of the hub whose weights are not here is not fetched for that; what
-would need them is left out, with the reason.
+Reading a draft needs only a config. A model of the hub whose weights are not on this machine is not fetched for that;
+steps that would need them are left out, with the reason.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _CONFIG_FILES = ["*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.tx
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What is known of a base target.
+    """The known facts and files of a base target.
 
     Attributes:
-        model: Its name.
-        revision: Its commit, of the hub's.
-        config: As transformers reads it.
-        tokenizer_sha256: Empty where its tokenizer is not here.
-        resolved: Its files, where the weights are here.
-        lacking: Why it can be asked for nothing here; None: it can.
-        notes: What its user must know, in sentences.
+        model: Name of the target.
+        revision: Commit on the hub; None for a directory.
+        config: Config as transformers reads it.
+        tokenizer_sha256: Hash of the tokenizer; empty if the tokenizer is not on this machine.
+        resolved: Files of the target, if its weights are on this machine.
+        lacking: Reason that the target cannot be run here; None if it can.
+        notes: Notes for the target's user, as sentences.
     """
 
     model: str
@@ -51,8 +51,9 @@ def find_base(spec: TargetSpec) -> BaseModel:
     """Look for a base target, and read its sizes.
 
     Raises:
-        TargetNotFoundError: No such target, or the hub cannot be asked.
-        TargetIncompatibleError, UnsafeCheckpointError: It is no decoder-only model, or cannot be driven here.
+        TargetNotFoundError: The target does not exist, or the hub cannot be asked.
+        TargetIncompatibleError, UnsafeCheckpointError: The target is not a decoder-only model, or is not supported
+            here.
     """
     if spec.adapter is not None:
         raise TargetIncompatibleError(
@@ -77,10 +78,10 @@ def find_base(spec: TargetSpec) -> BaseModel:
 
 @dataclass(frozen=True)
 class _SmallFiles:
-    """Where a target's config and tokenizer are.
+    """The files of a target's config and tokenizer.
 
     Attributes:
-        given: Of a directory that was named by path: what it was when it was looked at.
+        given: Identity of a directory that was named by path, at the time it was checked.
     """
 
     directory: Path
@@ -89,7 +90,7 @@ class _SmallFiles:
 
 
 def _config_alone(spec: TargetSpec) -> _SmallFiles | None:
-    """The small files of a target of which nothing else is here; None: its weights are, too."""
+    """Find the config and tokenizer of a target whose weights are not here; None if the weights are here too."""
     if is_ours(spec.model):
         return None
     if is_model_id(spec.model):
@@ -101,7 +102,7 @@ def _config_alone(spec: TargetSpec) -> _SmallFiles | None:
     if not (directory / "config.json").is_file() or any(directory.glob("*.safetensors")):
         return None
     if any(directory.glob("*.bin")):
-        return None  # refused by `resolve_target`, in its words
+        return None  # refused by `resolve_target`, with its message
     given = look_at(directory, param=_PARAM)
     return _SmallFiles(given.path, given=given)
 

@@ -1,5 +1,5 @@
-"""What a model's `generation_config.json` says about its answers: values that a request may leave out, and settings
-that no engine here computes, which are refused by name.
+"""The settings of a model's `generation_config.json`: values that a request may leave out, and settings that no engine
+here supports, which are refused by name.
 
 The values are those that vLLM takes from the file (`--generation-config auto`), and the suppressed tokens, which
 transformers' `generate` takes too. The table of all keys is in docs/reference/generation-config.md. Imports no torch.
@@ -22,15 +22,15 @@ _PARAM = "target.model"
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What applies where a request does not say otherwise; None and an empty set: the file does not say.
+    """Values for a request that does not set them; None and an empty set: the file does not set them.
 
     Attributes:
-        temperature: 0 is greedy.
-        top_k: 0: all tokens.
-        repetition_penalty: Over prompt and answer; presence and frequency penalties are over the answer.
-        max_new_tokens: Cap on an answer.
-        suppress_token_ids: Never chosen.
-        begin_suppress_token_ids: Never chosen as an answer's first token.
+        temperature: Sampling temperature; 0 is greedy.
+        top_k: Number of most likely tokens that are kept; 0: all tokens.
+        repetition_penalty: Penalty over prompt and answer; presence and frequency penalties are over the answer.
+        max_new_tokens: Largest number of tokens of an answer.
+        suppress_token_ids: Tokens that are never chosen.
+        begin_suppress_token_ids: Tokens that are never chosen as an answer's first token.
     """
 
     temperature: float | None = None
@@ -45,7 +45,7 @@ class GenerationDefaults:
     begin_suppress_token_ids: frozenset[int] = frozenset()
 
     def within(self, vocab_size: int) -> GenerationDefaults:
-        """Without tokens that have no logit: they can never be chosen anyway."""
+        """Drop tokens that have no logit: they can never be chosen anyway."""
         return replace(
             self,
             suppress_token_ids=frozenset(each for each in self.suppress_token_ids if each < vocab_size),
@@ -54,7 +54,7 @@ class GenerationDefaults:
 
     @property
     def said(self) -> dict[str, float | int | list[int]]:
-        """What the file says, under its own keys, as a record keeps it."""
+        """Return the values that the file sets, under its own keys, as a record keeps them."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             name.replace("_token_ids", "_tokens"): sorted(value) if isinstance(value, frozenset) else value
@@ -67,11 +67,11 @@ NO_DEFAULTS: Final = GenerationDefaults()
 
 
 def read_generation_defaults(model_dir: Path) -> GenerationDefaults:
-    """The defaults of a directory's model; a directory without the file has none.
+    """Read the defaults of a directory's model; a directory without the file has none.
 
     Raises:
-        TargetNotFoundError: The file is no JSON of a model.
-        TargetIncompatibleError: It sets what is not computed here, or a value out of its range.
+        TargetNotFoundError: The file is not JSON of a model.
+        TargetIncompatibleError: The file sets an unsupported setting, or a value out of its range.
     """
     path = model_dir / FILE
     if not path.exists():
@@ -84,14 +84,14 @@ def read_generation_defaults(model_dir: Path) -> GenerationDefaults:
 
 
 def parse_generation_defaults(found: Mapping[str, Any], *, name: str) -> GenerationDefaults:
-    """The defaults in a file's object.
+    """Parse the defaults from a file's object.
 
     Args:
-        found: The object.
-        name: Of the file, for messages.
+        found: JSON object of the file.
+        name: Name of the file, for messages.
 
     Raises:
-        TargetIncompatibleError: It sets what is not computed here, or a value out of its range.
+        TargetIncompatibleError: The file sets an unsupported setting, or a value out of its range.
     """
     for key, is_neutral in _NOT_COMPUTED.items():
         value = found.get(key)
@@ -113,7 +113,7 @@ def parse_generation_defaults(found: Mapping[str, Any], *, name: str) -> Generat
 
 
 def require_vllm_computes(defaults: GenerationDefaults) -> None:
-    """Refuse what vLLM has no parameter for.
+    """Refuse settings for which vLLM has no parameter.
 
     Raises:
         TargetIncompatibleError: The file suppresses tokens at an answer's beginning.
@@ -127,7 +127,7 @@ def require_vllm_computes(defaults: GenerationDefaults) -> None:
 
 _Rule = tuple[bool, Callable[[float], bool], str]
 
-# Key to: whether it is a whole number, whether a value is allowed, and which are, in words.
+# By key: whether the value is a whole number, the test of allowed values, and the allowed values in words.
 _NUMBERS: Final[Mapping[str, _Rule]] = {
     "temperature": (False, lambda value: 0.0 <= value <= 2.0, "0 to 2"),
     "top_p": (False, lambda value: 0.0 < value <= 1.0, "above 0 up to 1"),
@@ -151,7 +151,7 @@ def _number(value: Any, key: str, name: str, is_whole: bool, is_allowed: Callabl
 
 
 def _ids(found: Mapping[str, Any], key: str, name: str) -> frozenset[int]:
-    """Token ids; transformers' own files write -1 for an empty list's place holder, which suppresses nothing."""
+    """Read token ids; transformers' own files have -1 as a placeholder of an empty list, which suppresses nothing."""
     value = found.get(key)
     ids = [] if value is None else value
     if not isinstance(ids, list) or any(not isinstance(each, int) or isinstance(each, bool) for each in ids):
@@ -179,7 +179,7 @@ def _never(_value: Any) -> bool:
     return False
 
 
-# Keys that change which tokens are chosen, or where an answer ends, and the values at which they do not.
+# Keys that change which tokens are chosen, or where an answer ends, and their values without effect.
 _NOT_COMPUTED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "bad_words_ids": _is_empty,
     "constraints": _is_empty,

@@ -1,9 +1,9 @@
-"""Directories of targets and adapters that were named by path: looked at again where a job or a replica reads them.
+"""Directories of targets and adapters named by path; they are checked again where a job or a replica reads them.
 
-They are too large to copy at submit. Where the process works for a service (`EDA_LOCAL_ROOTS`), a directory that is
-named beneath its roots may not lead out of them, nor into its home; one that is named elsewhere was not named by a
-request and is the operator's own. Either way what its files were before they are read is compared with what they are
-afterwards, so that an exchange in between is noticed. What is left is told in ADR 0023.
+They are too large to copy at submit. If the process works for a service (`EDA_LOCAL_ROOTS`), a directory beneath its
+roots may not lead out of them, nor into its home; a directory elsewhere was not named by a request and is the
+operator's own. In both cases the state of its files before reading is compared with the state afterwards, so that a
+replacement in between is noticed. The remaining risk is described in ADR 0023.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from eda_service.storage.inputs.beneath import FileIdentity, OutsideError, Roots
 
 @dataclass(frozen=True)
 class GivenDirectory:
-    """A directory as it was when it was looked at.
+    """A directory and its state at the time it was checked.
 
     Attributes:
-        path: Without links.
-        files: What its files were, by relative path.
-        roots: What it was held against; None for the operator's own.
-        param: The field that named it.
+        path: Path without links.
+        files: Identity of each file, by relative path.
+        roots: Allowed roots that it was checked against; None for the operator's own directory.
+        param: Field that named it.
     """
 
     path: Path
@@ -34,10 +34,10 @@ class GivenDirectory:
     param: str
 
     def require_unchanged(self) -> None:
-        """Check that the files are those that were looked at.
+        """Check that the files are the same as before.
 
         Raises:
-            ArtifactCorruptError: One was changed, exchanged, added or removed.
+            ArtifactCorruptError: A file was changed, replaced, added or removed.
         """
         now = dict(_files(self.path, self.roots, self.param)[1])
         before = dict(self.files)
@@ -50,11 +50,11 @@ class GivenDirectory:
 
 
 def look_at(path: Path, *, param: str) -> GivenDirectory:
-    """Look at a directory, and hold it against the roots of the service that this process works for.
+    """Record the state of a directory, and check it against the roots of the service that this process works for.
 
     Raises:
-        InputError: It is named beneath the roots and something in it leads out of them.
-        TargetNotFoundError: It cannot be read.
+        InputError: The directory is beneath the roots and something in it leads out of them.
+        TargetNotFoundError: The directory cannot be read.
     """
     roots = current_roots()
     written = os.path.abspath(path)

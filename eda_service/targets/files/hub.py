@@ -1,8 +1,9 @@
-"""What the model hub and its cache on this machine know of an id, without any weights: is it there, may it be read.
+"""Facts about an id from the model hub and its cache on this machine, without weights: whether it exists and is
+readable.
 
-Three requests of the hub's REST API, with the endpoint and the token of `huggingface_hub`: `/api/models/ID` (or
-`datasets`), `/api/models/ID/auth-check` where access is by permission, and `config.json`. Its own client has no time
-limit for some of them. Answers are remembered, so that a submit seldom waits; so is that the hub does not answer.
+Three requests of the hub's REST API are made, with the endpoint and the token of `huggingface_hub`: `/api/models/ID`
+(or `datasets`), `/api/models/ID/auth-check` if access needs permission, and `config.json`. Its own client has no time
+limit for some of them. Answers are remembered, so that a submit seldom waits; a failure to answer is remembered too.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ class HubAwayError(ResourceError):
 
 @dataclass(frozen=True)
 class HubRepository:
-    """What the hub says of one id.
+    """The hub's facts about one id.
 
     Attributes:
-        problem: Why it cannot be used; None where it can.
+        problem: Reason that the id cannot be used; None if it can.
         files: Names of its files.
-        config: Its `config.json`; None without one.
+        config: Content of its `config.json`; None without one.
     """
 
     problem: str | None = None
@@ -52,10 +53,10 @@ class HubRepository:
 
 
 class ModelHub:
-    """Asks the hub, and remembers.
+    """Asks the hub, and remembers its answers.
 
     Args:
-        clock: Seconds that only grow.
+        clock: Monotonic clock in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -64,10 +65,10 @@ class ModelHub:
         self._away: tuple[float, str] | None = None
 
     def look_up(self, kind: Kind, name: str, revision: str | None = None) -> HubRepository:
-        """One repository, at a branch, tag or commit.
+        """Look up one repository, at a branch, tag or commit.
 
         Raises:
-            HubAwayError: Nobody answers, or the hub is switched off by `HF_HUB_OFFLINE`.
+            HubAwayError: The hub does not answer, or is switched off by `HF_HUB_OFFLINE`.
         """
         key, now = (kind, name, revision), self._clock()
         with self._lock:
@@ -90,7 +91,7 @@ class ModelHub:
 
 
 def cached_snapshot(kind: Kind, name: str, revision: str | None = None) -> Path | None:
-    """The directory of a repository in the hub's cache on this machine, as complete as the cache knows; or None."""
+    """Return a repository's directory in the hub's cache on this machine, as complete as the cache knows; or None."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -101,7 +102,7 @@ def cached_snapshot(kind: Kind, name: str, revision: str | None = None) -> Path 
 
 
 def cached_model(name: str, revision: str | None = None) -> Path | None:
-    """The directory of a model in the cache, if it holds a config and weights."""
+    """Return the directory of a model in the cache, if it holds a config and weights."""
     path = cached_snapshot("model", name, revision)
     if path is None or not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
         return None
@@ -109,7 +110,7 @@ def cached_model(name: str, revision: str | None = None) -> Path | None:
 
 
 def cached_adapter(name: str) -> Path | None:
-    """The directory of an adapter in the cache, if it holds its settings and weights."""
+    """Return the directory of an adapter in the cache, if it holds its settings and weights."""
     path = cached_snapshot("model", name)
     if path is None or not all(
         (path / file).is_file() for file in ("adapter_config.json", "adapter_model.safetensors")
@@ -151,7 +152,7 @@ def _ask(kind: Kind, name: str, revision: str | None) -> HubRepository:
 
 
 def _problem(kind: Kind, name: str, revision: str | None, answer: httpx.Response) -> str | None:
-    """Why a repository cannot be used, from the hub's answer; None for a good one."""
+    """Return why a repository cannot be used, from the hub's answer; None for a usable one."""
     if answer.is_success:
         return None
     if answer.status_code not in _REFUSED:
@@ -165,7 +166,7 @@ def _problem(kind: Kind, name: str, revision: str | None, answer: httpx.Response
 
 
 def _config(answer: httpx.Response) -> dict[str, Any] | None:
-    """A model's config; None where it cannot be read, which the job will say better."""
+    """Return a model's config; None if it cannot be read (the job reports that more precisely)."""
     if not answer.is_success or len(answer.content) > _MAX_CONFIG_BYTES:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What identifies a target: its files, by their hashes."""
+"""The identity of a target: hashes of its files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from eda_service.targets.files.resolve import ResolvedTarget
 
 
 def fingerprint(resolved: ResolvedTarget, tokenizer: Any, config: Any) -> TargetFingerprint:
-    """Identify a target by its files: hashes of weights, tokenizer and chat template, and its shape. Comes after all
-    that is read of them, because it ends with the look whether they are still the same.
+    """Identify a target by its files: hashes of weights, tokenizer and chat template, and its shape. Call it after
+    everything is read, because it ends with the check that the files are unchanged.
 
     Raises:
         ArtifactCorruptError: A file has changed since the target was resolved.
@@ -40,5 +40,5 @@ def fingerprint(resolved: ResolvedTarget, tokenizer: Any, config: Any) -> Target
 
 @lru_cache(maxsize=256)
 def _sha256(path: Path, _: FileIdentity) -> str:
-    """Of a file as long as it is the same one: the variants over a base do not hash it again."""
+    """Hash a file, once per state of the file: variants over the same base do not hash it again."""
     return sha256_file(path)

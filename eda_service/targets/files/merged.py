@@ -1,5 +1,5 @@
-"""A target as one directory that any engine loads: its adapter merged, safetensors, tokenizer and chat template, and
-what its base says about answers.
+"""A target as one directory that any engine loads: its adapter merged, safetensors, tokenizer, chat template and
+generation config.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def write_merged(spec: TargetSpec, directory: Path) -> None:
     """Write the model in bfloat16 into an existing directory.
 
     Raises:
-        TargetNotFoundError: No such target.
+        TargetNotFoundError: The target does not exist.
         TargetIncompatibleError: The adapter does not fit its base.
     """
     found = resolve_target(spec)

@@ -1,8 +1,8 @@
-"""From the name of a target to directories on this machine: pinned, safetensors only, no remote code.
+"""Resolving a target's name to directories on this machine: pinned, safetensors only, no remote code.
 
-A name is looked for in this order: a tuned target shipped with the package, an embedded model, a model hub id, a local
-directory (a relative one is written `./name`). A GGUF file is no target; the embedded model's is converted when it is
-fetched.
+A name is looked up in this order: a tuned target shipped with the package, an embedded model, a model hub id, a local
+directory (a relative one is written `./name`). A GGUF file is not a target; the embedded model's is converted when it
+is fetched.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ HUB_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class ResolvedTarget:
-    """Where a target lies, and the names it goes by.
+    """The directories of a target, and its names.
 
     Attributes:
-        given: Directories of its that were named by path, as they were when they were looked at.
+        given: Directories that were named by path, with their state at the time they were checked.
     """
 
     model_dir: Path
@@ -47,29 +47,29 @@ class ResolvedTarget:
     given: tuple[GivenDirectory, ...] = ()
 
     def require_unchanged(self) -> None:
-        """Check, after reading, that nobody has exchanged files meanwhile.
+        """Check, after reading, that the files were not replaced meanwhile.
 
         Raises:
-            ArtifactCorruptError: Somebody has.
+            ArtifactCorruptError: The files were replaced.
         """
         for directory in self.given:
             directory.require_unchanged()
 
 
 def shipped_targets() -> Path:
-    """Directory of the tuned targets inside the package."""
+    """Return the directory of the tuned targets in the package."""
     return Path(str(resources.files("eda_service"))) / "assets" / "tuned_targets"
 
 
 def known_targets() -> list[str]:
-    """Every target that has a name of its own: embedded ones and tuned ones that are shipped."""
+    """List the targets that have a name in this project: embedded ones and shipped tuned ones."""
     root = shipped_targets()
     shipped = [path.name for path in root.iterdir() if is_name(path.name)] if root.is_dir() else []
     return sorted([*EMBEDDED, *shipped])
 
 
 def shipped_base(model: str) -> str | None:
-    """The base model of a tuned target shipped with the package; None for every other name."""
+    """Return the base model of a tuned target shipped with the package; None for every other name."""
     if not is_name(model):
         return None
     adapter = shipped_targets() / model / "adapter_config.json"
@@ -79,18 +79,18 @@ def shipped_base(model: str) -> str | None:
 
 
 def resolve_target(spec: TargetSpec, on_progress: ProgressCallback = no_progress) -> ResolvedTarget:
-    """Find a target and check that its files are of the kinds that are read.
+    """Find a target and check that its files are of the supported kinds.
 
     Args:
-        spec: Its name, and its adapter's.
-        on_progress: Told how far a model is that has to be fetched; the hub's client draws its own bars.
+        spec: Name of the target, and of its adapter.
+        on_progress: Function that receives the progress of fetching a model; the hub's client draws its own bars.
 
     Raises:
-        TargetNotFoundError: No such name, directory, revision or adapter.
+        TargetNotFoundError: The name, directory, revision or adapter does not exist.
         InputError: A directory that a request named leads out of the allowed roots.
-        ArtifactCorruptError: Its files were changed while they were checked.
-        UnsafeCheckpointError: Weights are there only in a pickled format.
-        TargetIncompatibleError: Not a decoder-only model, or not a LoRA adapter.
+        ArtifactCorruptError: The files were changed while they were checked.
+        UnsafeCheckpointError: Weights exist only in a pickled format.
+        TargetIncompatibleError: The model is not decoder-only, or the adapter is not a LoRA adapter.
     """
     base = shipped_base(spec.model)
     if base is not None:
@@ -109,17 +109,17 @@ def resolve_target(spec: TargetSpec, on_progress: ProgressCallback = no_progress
 
 
 def is_ours(model: str) -> bool:
-    """Whether a target comes with the package, or from a package registry by it."""
+    """Whether a target is shipped with the package, or fetched by it from a package registry."""
     return model in EMBEDDED or (is_name(model) and (shipped_targets() / model).is_dir())
 
 
 def is_here(spec: TargetSpec) -> bool:
-    """Whether a target's files are on this machine, or come from a package registry, rather than from the model hub."""
+    """Whether a target's files are on this machine, or come from a package registry rather than from the model hub."""
     return is_ours(spec.model) or not is_model_id(spec.model)
 
 
 def hub_error(name: str, error: Exception, *, param: str) -> TargetNotFoundError:
-    """What to say when the hub has no such model, or cannot be asked."""
+    """Make the error that the hub does not have a model, or cannot be asked."""
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     return TargetNotFoundError(
         f"{name!r} is no shipped or embedded model ({', '.join(known_targets())}), no directory here, and the model "
@@ -131,7 +131,9 @@ def hub_error(name: str, error: Exception, *, param: str) -> TargetNotFoundError
 def _find(
     name: str, revision: str | None, *, param: str, on_progress: ProgressCallback = no_progress
 ) -> tuple[Path, str | None, GivenDirectory | None]:
-    """Directory, commit (of the hub's), and what the directory was when it was looked at (of one named by path)."""
+    """Return the directory, the commit on the hub if it is from there, and the checked state if it was
+    named by path.
+    """
     if name in EMBEDDED:
         return fetch(name, on_progress), None, None
     if is_model_id(name):
@@ -139,7 +141,7 @@ def _find(
     try:
         path = Path(name).expanduser()
         is_dir, is_file = path.is_dir(), path.is_file()
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a home of nobody, a NUL
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a home of an unknown user, a NUL
         raise TargetNotFoundError(f"{name[:128]!r} is no directory here: {error}", param=param) from error
     if is_dir:
         given = look_at(path, param=param)

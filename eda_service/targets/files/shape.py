@@ -1,5 +1,5 @@
-"""The sizes of a target, from its files or from what the hub says, without loading it. Imports no torch, for the API's
-sake.
+"""The sizes of a target, from its files or from the hub, without loading it. Imports no torch, so that the API can
+import it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from eda_service.targets.files.resolve import HUB_TIMEOUT_S, hub_error, is_here,
 WEIGHT_BYTES = 2
 FEATURE_BYTES = 2
 LOADING = 1.25
-"""Memory of loading a target into the project's own engine over that of its weights: the packed head is a copy, and so
-is one layer at a time."""
+"""Memory of loading a target into the project's own engine divided by that of its weights: the packed head is a copy,
+and so is one layer at a time.
+"""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A decoder-only target.
+    """The sizes of a decoder-only target.
 
     Attributes:
-        hidden_size: D.
-        expert_width: Width of its FFN, m_s of its draft.
-        num_layers: Decoder layers.
-        num_heads: Query heads.
-        num_kv_heads: Key/value heads.
+        hidden_size: Hidden width D.
+        expert_width: Width of its FFN, which is m_s of its draft.
+        num_layers: Number of decoder layers.
+        num_heads: Number of query heads.
+        num_kv_heads: Number of key/value heads.
         head_dim: Width of one head.
-        vocab_size: V.
-        num_parameters: Elements of all weights, head included.
+        vocab_size: Size of the vocabulary V.
+        num_parameters: Number of elements of all weights, head included.
         is_tied: Whether the head is the token embedding, stored once.
-        active_parameters: Elements that one token is multiplied with, where a router chooses among experts; None: all.
+        active_parameters: Number of elements that one token is multiplied with, if a router chooses among experts;
+            None: all.
     """
 
     hidden_size: int
@@ -53,37 +55,39 @@ class ModelShape:
 
     @property
     def multiplied_parameters(self) -> float:
-        """Elements that one token is multiplied with."""
+        """Number of elements that one token is multiplied with."""
         return self.num_parameters if self.active_parameters is None else self.active_parameters
 
     def read_parameters(self, rows: float) -> float:
-        """Elements that a forward of some rows reads, at most: each row may be sent to other experts."""
+        """Return the largest number of elements that a forward of some rows reads: each row may be sent to other
+        experts.
+        """
         return min(self.num_parameters, max(1.0, rows) * self.multiplied_parameters)
 
     @property
     def weight_bytes(self) -> float:
-        """In bfloat16."""
+        """Bytes of the weights in bfloat16."""
         return WEIGHT_BYTES * self.num_parameters
 
     @property
     def io_bytes(self) -> float:
-        """Token embedding and head as they are exported for training, in bfloat16."""
+        """Bytes of token embedding and head as exported for training, in bfloat16."""
         return (1.0 if self.is_tied else 2.0) * WEIGHT_BYTES * self.vocab_size * self.hidden_size
 
     @property
     def kv_bytes_per_token(self) -> float:
-        """Keys and values of one token in all layers, in bfloat16."""
+        """Bytes of keys and values of one token in all layers, in bfloat16."""
         return 2.0 * WEIGHT_BYTES * self.num_layers * self.num_kv_heads * self.head_dim
 
 
 def head_dim_of(config: Any) -> int:
-    """Width of one attention head; families whose config does not say divide the hidden size.
+    """Return the width of one attention head; if the config does not name it, hidden size divided by number of heads.
 
     Args:
-        config: A target's, as transformers read it or as a mapping.
+        config: The target's config, as transformers reads it or as a mapping.
 
     Raises:
-        AttributeError, KeyError: It names neither the width nor what to divide.
+        AttributeError, KeyError: The config has neither the width nor the sizes to divide.
     """
     if isinstance(config, Mapping):
         return int(config.get("head_dim") or int(config["hidden_size"]) // int(config["num_attention_heads"]))
@@ -91,12 +95,12 @@ def head_dim_of(config: Any) -> int:
 
 
 def shape_of_target(spec: TargetSpec) -> ModelShape:
-    """The shape of a target; of one on the model hub, its config and the headers of its files are fetched, not its
-    weights.
+    """Read the shape of a target; for one on the model hub, its config and the headers of its files are fetched, not
+    its weights.
 
     Raises:
-        TargetNotFoundError: No such target, or the hub cannot be asked.
-        TargetIncompatibleError: The config does not name its sizes.
+        TargetNotFoundError: The target does not exist, or the hub cannot be asked.
+        TargetIncompatibleError: The config lacks a size.
     """
     if not is_here(spec):
         return _on_hub(spec.model, spec.revision)
@@ -105,14 +109,14 @@ def shape_of_target(spec: TargetSpec) -> ModelShape:
 
 
 def shape_of_config(config: Mapping[str, Any], num_parameters: int | None = None) -> ModelShape:
-    """The shape that a `config.json` describes.
+    """Compute the shape that a `config.json` describes.
 
     Args:
-        config: Of the target.
-        num_parameters: Elements of all weights; None: counted from the sizes (norms and biases left out).
+        config: Config of the target.
+        num_parameters: Number of elements of all weights; None: computed from the sizes (norms and biases left out).
 
     Raises:
-        ValueError: It does not name its sizes as Llama's, Qwen's and Mistral's do.
+        ValueError: The config does not name its sizes as Llama's, Qwen's and Mistral's do.
     """
     try:
         hidden, width, layers, heads, vocab = (
@@ -135,17 +139,18 @@ def shape_of_config(config: Mapping[str, Any], num_parameters: int | None = None
 
 @dataclass(frozen=True)
 class _Experts:
-    """Elements of a layer's experts: all of them, and those that a token is not sent to."""
+    """Numbers of elements of a layer's experts: all of them, and those that a token does not use."""
 
     all: int
     idle: int
 
 
 def _experts(config: Mapping[str, Any], hidden: int, width: int) -> _Experts | None:
-    """Of a mixture of experts, as Qwen's and Mixtral's configs name its sizes; None: there is none.
+    """Compute the experts' sizes of a mixture of experts, as Qwen's and Mixtral's configs name them; None if there are
+    none.
 
     Raises:
-        TypeError, ValueError: A size is no number.
+        TypeError, ValueError: A size is not a number.
     """
     count = int(config.get("num_experts") or config.get("num_local_experts") or 0)
     if count < 2:
@@ -155,7 +160,7 @@ def _experts(config: Mapping[str, Any], hidden: int, width: int) -> _Experts | N
 
 
 def count_parameters(model_dir: Path) -> int:
-    """Elements of all weights, from the headers of the safetensors files."""
+    """Count the elements of all weights, from the headers of the safetensors files."""
     return sum(math.prod(place.shape) for place in weight_headers(model_dir).values())
 
 

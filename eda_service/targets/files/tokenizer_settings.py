@@ -1,8 +1,8 @@
-"""Settings of a tokenizer that name files: what they name would be read from wherever it lies.
+"""Settings of a tokenizer that name files, which the library would read from any place.
 
-The tokenizer library hands what stands in `tokenizer_config.json` and `special_tokens_map.json` to the tokenizer's
-class, and some classes take a path where a vocabulary is expected. A text file of the service's own, read so, would
-have its lines as tokens, which whoever asks the model gets as text.
+The tokenizer library passes the content of `tokenizer_config.json` and `special_tokens_map.json` to the tokenizer's
+class, and some classes take a path in place of a vocabulary. A text file of the service's own, read in this way, would
+become the tokens, which users of the model could see as text.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from eda_service.storage.inputs import bounded_json
 
 SETTINGS, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
 _LEFT_OVER = frozenset({"tokenizer_file", "special_tokens_map_file", "added_tokens_file", "chat_template_file"})
-"""Written by older versions when a tokenizer was saved; the library takes the files of the directory instead."""
+"""Settings that older versions wrote when a tokenizer was saved; the library uses the files of the
+directory instead.
+"""
 _VOCABULARIES = frozenset({"vocab", "merges", "tokenizer_object"})
 _NEVER = frozenset({"init_inputs", "gguf_file"})
 
 
 def require_own_files(directory: Path, *, param: str) -> None:
-    """Check that a directory's tokenizer, if it has one, is made of files of this directory alone.
+    """Check that a directory's tokenizer, if it has one, consists of files of this directory only.
 
     Args:
-        directory: A model's or an adapter's.
-        param: The field that named it.
+        directory: Directory of a model or an adapter.
+        param: Field that named it.
 
     Raises:
-        UnsafeCheckpointError: Its settings name a file, or cannot be read.
+        UnsafeCheckpointError: The settings name a file, or cannot be read.
     """
     for name in (SETTINGS, SPECIAL_TOKENS):
         path = directory / name
@@ -53,7 +55,7 @@ def _names_a_file(name: str, key: str, value: Any) -> bool:
     if not value or key in _LEFT_OVER:
         return False
     if name == SPECIAL_TOKENS and not key.endswith(("_token", "_tokens")):
-        return True  # the library would take it after it has put the directory's own files in
+        return True  # the library would use it after adding the directory's own files
     if key in _NEVER:
         return True
     if key in _VOCABULARIES:

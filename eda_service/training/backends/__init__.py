@@ -1,4 +1,4 @@
-"""What takes a training step, by its name in the config."""
+"""The training backends, by their names in the config."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from eda_service.training.backend import Backend
 
 
 def open_backend(draft: Draft, vocab_W: Tensor | None, config: TrainConfig) -> Backend:
-    """What `train.backend` names, with a draft in training form; DeepSpeed's needs torch's process group."""
+    """Open the backend that `train.backend` names, with a draft in training form; DeepSpeed's needs torch's process
+    group.
+    """
     if config.backend is TrainBackend.TORCH:
         from eda_service.training.backends.torch import TorchBackend
 

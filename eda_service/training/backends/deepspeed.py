@@ -1,4 +1,4 @@
-"""DeepSpeed: ZeRO stages 0 to 3 in a group of workers. The process group has to stand before it is made.
+"""DeepSpeed: ZeRO stages 0 to 3 in a group of workers. The process group must exist before the backend is made.
 
 The engine's dict is derived from TrainConfig here and nowhere else.
 """
@@ -28,9 +28,9 @@ class DeepSpeedBackend:
     """One worker's engine (`training.backend.Backend`).
 
     Args:
-        draft: In training form.
+        draft: Draft in training form.
         vocab_W: Draft vocabulary; None: the target's.
-        config: How to train.
+        config: Settings of training.
     """
 
     def __init__(self, draft: Draft, vocab_W: Tensor | None, config: TrainConfig) -> None:
@@ -55,10 +55,10 @@ class DeepSpeedBackend:
         self.device: torch.device = self._engine.device
 
     def step(self, step: Step, ends: SharedEnds) -> StepLosses:
-        """As `Backend.step`."""
+        """See `Backend.step`."""
         for group in self._optimizer.param_groups:
             group["lr"] = step.rate
-        # DeepSpeed wants as many forwards of each worker, and divides their gradients by that number.
+        # DeepSpeed expects this many forwards of each worker, and divides their gradients by that number.
         num = len(step.parts)
         counts_S = whole_counts(step.parts, self._num_steps)
         divisors_S = None if counts_S is None else (counts_S / num).tolist()
@@ -74,17 +74,17 @@ class DeepSpeedBackend:
         return StepLosses(mean, losses.regression, losses.cross_entropy)
 
     def save(self, directory: Path, state: Mapping[str, Any]) -> None:
-        """As `Backend.save`."""
+        """See `Backend.save`."""
         self._engine.save_checkpoint(str(directory), tag=_TAG, client_state=dict(state), exclude_frozen_parameters=True)
 
     def load(self, directory: Path) -> Mapping[str, Any]:
-        """As `Backend.load`."""
+        """See `Backend.load`."""
         _, state = self._engine.load_checkpoint(str(directory), tag=_TAG, load_module_strict=False)
         found: Mapping[str, Any] = state
         return found
 
     def whole_weights(self) -> AbstractContextManager[None]:
-        """As `Backend.whole_weights`: ZeRO-3 keeps them in parts, and all workers enter together."""
+        """See `Backend.whole_weights`; ZeRO-3 keeps the weights in parts, so all workers enter the block together."""
         import deepspeed
 
         context: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
@@ -93,7 +93,7 @@ class DeepSpeedBackend:
         return context
 
     def mean(self, value: Tensor) -> float:
-        """As `Backend.mean`."""
+        """See `Backend.mean`."""
         total = value.clone()
         if self.world_size > 1:
             torch.distributed.all_reduce(total)
@@ -102,7 +102,7 @@ class DeepSpeedBackend:
 
 
 def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
-    """Engine settings for one worker group; the learning rate is set per step."""
+    """Make the engine settings for one worker group; the learning rate is set per step."""
     per_worker, parts = -(-config.batch_size // world_size), num_parts(config, world_size)
     return {
         "train_micro_batch_size_per_gpu": -(-per_worker // parts),
@@ -117,8 +117,8 @@ def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
 
 
 def _prepare_environment(use_gpu: bool) -> None:
-    """No accelerator probing and no C++ build on a CPU machine: the first stands before DeepSpeed is imported, and
-    building its shared-memory collectives takes 80 s and a compiler.
+    """Prevent accelerator probing and C++ builds on a CPU machine. The probing happens when DeepSpeed is imported, and
+    the build of its shared-memory collectives takes 80 s and a compiler.
     """
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"

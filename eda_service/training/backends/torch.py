@@ -1,6 +1,6 @@
 """Plain torch in one process: AdamW, gradients clipped by their norm.
 
-Weights stay float32 with float32 optimizer state; where the config asks for bfloat16, products are cast.
+Weights are float32 with float32 optimizer state; if the config asks for bfloat16, products are cast.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class TorchBackend:
     """The draft and its optimizer (`training.backend.Backend`).
 
     Args:
-        draft: In training form.
+        draft: Draft in training form.
         vocab_W: Draft vocabulary; None: the target's.
-        config: How to train.
+        config: Settings of training.
     """
 
     def __init__(self, draft: Draft, vocab_W: Tensor | None, config: TrainConfig) -> None:
@@ -41,7 +41,7 @@ class TorchBackend:
         self._optimizer = torch.optim.AdamW(self._trained.values(), lr=0.0, weight_decay=config.weight_decay)
 
     def step(self, step: Step, ends: SharedEnds) -> StepLosses:
-        """As `Backend.step`."""
+        """See `Backend.step`."""
         counts_S = whole_counts(step.parts, self._draft_loss.num_steps)
         divisors_S = None if counts_S is None else counts_S.tolist()
         total = torch.zeros((), device=self.device)
@@ -59,7 +59,7 @@ class TorchBackend:
         return StepLosses(mean, losses.regression, losses.cross_entropy)
 
     def save(self, directory: Path, state: Mapping[str, Any]) -> None:
-        """As `Backend.save`."""
+        """See `Backend.save`."""
         trained = {name: p.detach() for name, p in self._trained.items()}
         torch.save(
             {"trained": trained, "optimizer": self._optimizer.state_dict(), "state": dict(state)}, directory / _FILE
@@ -67,7 +67,7 @@ class TorchBackend:
 
     @torch.no_grad()
     def load(self, directory: Path) -> Mapping[str, Any]:
-        """As `Backend.load`."""
+        """See `Backend.load`."""
         found = torch.load(directory / _FILE, map_location=self.device, weights_only=True)
         for name, p in self._trained.items():
             p.copy_(found["trained"][name])
@@ -76,10 +76,10 @@ class TorchBackend:
         return state
 
     def whole_weights(self) -> AbstractContextManager[None]:
-        """As `Backend.whole_weights`: they always are."""
+        """See `Backend.whole_weights`; one process always has all weights."""
         return nullcontext()
 
     def mean(self, value: Tensor) -> float:
-        """As `Backend.mean`."""
+        """See `Backend.mean`."""
         mean: float = value.item()
         return mean

@@ -1,1 +1,1 @@
-"""Where a job's numbers go besides its records, one module for each tracker."""
+"""Trackers for a job's metrics, one module for each."""

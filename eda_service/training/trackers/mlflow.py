@@ -1,6 +1,7 @@
 """MLflow (extra `mlflow`): one run for each job, found again by the job's id.
 
-The server is MLflow's own `MLFLOW_TRACKING_URI` in the service's environment; without it, `mlflow.db` under EDA_HOME.
+The server is that of `MLFLOW_TRACKING_URI` in the service's environment; without it, `mlflow.db` under EDA_HOME is
+used.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def mlflow(run: RunDir, config: AdaptConfig) -> Iterator[Report]:
 
 
 def _run_id(client: Any, job_id: str, config: AdaptConfig) -> str:
-    """The job's run in the experiment `track.project`; it is made with the job's settings where it is not there yet."""
+    """Find the job's run in the experiment `track.project`, or make it with the job's settings."""
     from mlflow.entities import Param
 
     experiment = client.get_experiment_by_name(config.track.project)

@@ -1,4 +1,4 @@
-"""What every tracker is: one callable that is told of metrics at an optimizer step."""
+"""The type of a tracker: a function that receives metrics at an optimizer step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Report = Callable[[int, Mapping[str, float]], None]
 
 
 def settings_by_name(config: AdaptConfig) -> dict[str, str]:
-    """A job's settings by dotted name."""
+    """Return a job's settings by dotted name."""
     found: dict[str, str] = {}
 
     def walk(value: Any, path: str) -> None:

@@ -15,7 +15,7 @@ FOLDER = "tensorboard"
 
 @contextmanager
 def tensorboard(run: RunDir, _: AdaptConfig) -> Iterator[Report]:
-    """Write scalars, which readers see at once. Settings are not written: the run directory has them."""
+    """Write scalars, which readers see at once. Settings are not written, because the run directory has them."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(run.stage_dir(Stage.TRAIN) / FOLDER))

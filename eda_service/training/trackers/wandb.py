@@ -1,7 +1,7 @@
-"""Weights & Biases (extra `wandb`): one run for each job, its id the job's.
+"""Weights & Biases (extra `wandb`): one run for each job, with the job's id.
 
-Address and key are W&B's own variables in the service's environment. Without `WANDB_API_KEY` the run is written offline
-under the job's run directory, `train/wandb`, for `wandb sync`.
+Address and key come from W&B's own variables in the service's environment. Without `WANDB_API_KEY` the run is written
+offline to the job's run directory, `train/wandb`, for `wandb sync`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STEP = "step"
 
 @contextmanager
 def wandb(run: RunDir, config: AdaptConfig) -> Iterator[Report]:
-    """Add metrics to the job's run in the project `track.project`, and have W&B's process write and end."""
+    """Add metrics to the job's run in the project `track.project`; W&B's own process writes them."""
     import wandb as library
 
     is_online = bool(os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE"))
@@ -34,7 +34,7 @@ def wandb(run: RunDir, config: AdaptConfig) -> Iterator[Report]:
         resume="allow" if is_online else None,
         settings=library.Settings(silent=True, console="off"),
     )
-    # Steps of ours, not W&B's, which may not go back: a worker group that is restarted repeats some.
+    # Steps are metrics of ours: W&B's own steps may not decrease, and a restarted worker group repeats some.
     opened.define_metric("*", step_metric=_STEP)
     try:
         yield lambda step, metrics: opened.log({**metrics, _STEP: step})

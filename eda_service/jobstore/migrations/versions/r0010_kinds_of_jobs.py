@@ -1,4 +1,4 @@
-"""What a job does, and what a job that publishes no pack has ended with."""
+"""The kind of a job, and the result of a job that publishes no pack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job asks one node for, and why it does not start where no node has as much."""
+"""The capacity that a job needs of one node, and the reason why it does not start if no node has as much."""
 
 from __future__ import annotations
 

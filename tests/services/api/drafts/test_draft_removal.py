@@ -18,7 +18,7 @@ from pack_files import put_pack
 
 from api.settings import Settings
 from eda_service.jobstore import JobStore, Status
-from eda_service.jobstore.queue import JobQueue
+from eda_service.jobstore.jobs.queue import JobQueue
 from eda_service.storage.published import pack_bases, registry
 
 ADAPT = ("/v1/adaptations", {"model": "org/model", "base_draft": "small@1", "force": True})

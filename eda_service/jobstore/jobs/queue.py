@@ -27,10 +27,10 @@ class JobQueue(Submissions, Removal):
     """Jobs of every kind."""
 
     def get(self, job_id: str, *, owner: str | None = None, kind: JobKind | None = None) -> Job:
-        """One job; of a row that cannot be read, what can be, and `unreadable` says what is missing.
+        """Return one job; of an unreadable row the readable part, and `unreadable` names the missing fields.
 
         Raises:
-            NotFoundError: No such job of this owner and kind.
+            NotFoundError: The owner has no such job of this kind.
         """
         with self._read() as session:
             job = self._reader.reduced(Job, rows.find(session, job_id, owner=owner))
@@ -51,10 +51,11 @@ class JobQueue(Submissions, Removal):
         kind: JobKind | None = None,
         prefix: str | None = None,
     ) -> tuple[list[Job], bool]:
-        """Jobs, newest first, and whether there are more. One that cannot be read is there with what can be.
+        """List jobs, newest first, and return whether there are more. An unreadable one is included with its readable
+        part.
 
         Raises:
-            NotFoundError: `after` is no job of this owner.
+            NotFoundError: The owner has no job `after`.
         """
         query = select(JobRow).order_by(JobRow.seq.desc())
         if owner is not None:
@@ -63,7 +64,7 @@ class JobQueue(Submissions, Removal):
             query = query.where(JobRow.status == status.value)
         if kind is not None:
             query = query.where(rows.is_of(kind))
-        if prefix is not None:  # compared and no pattern: SQLite's LIKE takes small letters for large ones
+        if prefix is not None:  # compared, not matched as a pattern: SQLite's LIKE ignores case
             query = query.where(func.substr(JobRow.id, 1, len(prefix)) == rows.clean_text(prefix))
         for key, value in (labels or {}).items():
             query = query.where(rows.has_label(key, value, self.backend))
@@ -79,18 +80,18 @@ class JobQueue(Submissions, Removal):
             return session.scalar(select(JobRow.seq).where(JobRow.id == rows.clean_text(job_id))) is not None
 
     def known_ids(self) -> set[str]:
-        """Ids of every job there ever was."""
+        """Return the ids of all jobs in the database."""
         with self._read() as session:
             return set(session.scalars(select(JobRow.id)))
 
     def live(self) -> list[Job]:
-        """Jobs that are queued, running or being cancelled, oldest first; those that can be read."""
+        """List jobs that are queued, running or being cancelled and can be read, oldest first."""
         query = select(JobRow).where(JobRow.status.in_([each.value for each in LIVE])).order_by(JobRow.seq)
         with self._read() as session:
             return self._reader.read_all(Job, session.scalars(query))
 
     def counts(self, *, owner: str | None = None, kind: JobKind | None = None) -> dict[str, int]:
-        """Number of jobs per status."""
+        """Count the jobs per status."""
         query = select(JobRow.status, func.count()).group_by(JobRow.status)
         if kind is not None:
             query = query.where(rows.is_of(kind))
@@ -101,11 +102,11 @@ class JobQueue(Submissions, Removal):
             return {status: int(count) for status, count in found if status in set(Status)}
 
     def place_in_queue(self, job: Job, *, owner: str | None = None) -> tuple[int, int]:
-        """Which of the jobs that wait a queued job is, by priority and then by age, and how many wait.
+        """Return the place of a queued job among the waiting ones, by priority and then by age, and how many wait.
 
         Args:
-            job: It.
-            owner: Whose jobs count; None: everybody's.
+            job: Queued job.
+            owner: Owner of the jobs that count; None: all owners.
         """
         waiting = select(func.count()).where(JobRow.status == Status.QUEUED.value)
         if owner is not None:
@@ -133,17 +134,18 @@ class JobQueue(Submissions, Removal):
         only_from: Collection[Status] | None = None,
         token: int | None = None,
     ) -> Job:
-        """Make one legal move; event, webhook and the deployment of a success are written in the same transaction.
+        """Make one legal transition; event, webhook and the deployment of a success are written in the same
+        transaction.
 
-        A move out of running or cancelling ends the lease; its token stays, so the holder may still add events.
-        `deployment_kept` says why the success changes no deployment, in an event of its own. `only_from` are the states
-        that the caller means to leave, where the table of moves would allow others.
+        A transition out of running or cancelling ends the lease; its token stays, so the holder may still add events.
+        `deployment_kept` is the reason why the success changes no deployment, and becomes an event of its own.
+        `only_from` are the states that the caller means to leave, if the table of transitions allows others.
 
         Raises:
-            NotFoundError: No such job.
-            LeaseLostError: `token` is not the lease's.
-            ConflictError: The table of moves has no such move, or the job is in none of `only_from`.
-            QuotaExceededError: It is a move into the queue, and the owner has `max_queued_per_owner` jobs there.
+            NotFoundError: The job does not exist.
+            LeaseLostError: The lease has another token by now.
+            ConflictError: The table has no such transition, or the job is in none of `only_from`.
+            QuotaExceededError: The transition is into the queue, and the owner has `max_queued_per_owner` jobs there.
             StaleDeploymentError: The deployment was changed after `deployment` was made from it.
         """
         with self._write.begin() as session:
@@ -171,10 +173,10 @@ class JobQueue(Submissions, Removal):
             return self._reader.reduced(Job, row)
 
     def set_priority(self, job_id: str, priority: int, *, owner: str | None = None) -> Job:
-        """Let a queued job run earlier (higher) or later.
+        """Change the priority of a queued job; a higher one runs earlier.
 
         Raises:
-            NotFoundError: No such job of this owner.
+            NotFoundError: The owner has no such job.
             ConflictError: The job is not queued any more.
         """
         with self._write.begin() as session:
@@ -191,11 +193,11 @@ class JobQueue(Submissions, Removal):
             return self._reader.reduced(Job, row)
 
     def mark_submitted(self, job_id: str, *, token: int | None = None, ray_session: str | None = None) -> None:
-        """Ray has accepted the current attempt, in this session of its head.
+        """Record that Ray has accepted the current attempt, in this session of its head.
 
         Raises:
-            NotFoundError: No such job.
-            LeaseLostError: `token` is not the lease's.
+            NotFoundError: The job does not exist.
+            LeaseLostError: The lease has another token by now.
         """
         with self._write.begin() as session:
             row = rows.find(session, job_id, token=token, lock=True)
@@ -205,8 +207,8 @@ class JobQueue(Submissions, Removal):
         """Copy a heartbeat into the row; its `stage` becomes the job's.
 
         Raises:
-            NotFoundError: No such job.
-            LeaseLostError: `token` is not the lease's.
+            NotFoundError: The job does not exist.
+            LeaseLostError: The lease has another token by now.
         """
         with self._write.begin() as session:
             row = rows.find(session, job_id, token=token, lock=True)
