@@ -193,8 +193,10 @@ def _require_meant(
         field = _FIELD_OF.get(canonical[name], "fc_norm" if names.is_each_norm(canonical[name]) else "")
         if field in fields.overridden:
             continue
-        extra = "; EAGLE-1 has neither an input norm nor a final norm: drafts of NeMo AutoModel and HASS that do "
-        "are another architecture"
+        extra = (
+            "; EAGLE-1 has neither an input norm nor a final norm: drafts of NeMo AutoModel and HASS that have them "
+            "are another architecture"
+        )
         raise refusal(
             f"the file has {name} {list(left[name].shape)}, which a draft of kind {draft.kind} with this config does "
             f"not compute with{extra if draft.kind == 'eagle1' and 'norm' in name else ''}; import a draft without it"

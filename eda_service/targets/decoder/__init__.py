@@ -1,1 +1,1 @@
-"""The attention of a loaded target over slots, and its layers of few operations.
+"""The attention of a loaded target over slots, and its layers of few operations."""
