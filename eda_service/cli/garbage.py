@@ -17,6 +17,7 @@ from pathlib import Path
 
 from eda_service.config.job import AdaptConfig, EngineKind
 from eda_service.errors import NotFoundError
+from eda_service.export.pack_pull import PULLED
 from eda_service.ids import is_file_id, made_at_s
 from eda_service.jobstore import Job, JobStore
 from eda_service.jobstore.status import LIVE, TERMINAL, Status
@@ -24,6 +25,7 @@ from eda_service.references import Reference
 from eda_service.storage import registry
 from eda_service.storage.files import directory_bytes, temporary_name
 from eda_service.storage.input_files import ABANDONED_S, UPLOADS, forget_upload
+from eda_service.storage.staging import abandoned, discard_abandoned
 
 _DAY_S = 86_400
 _STATES = ("generate/*.features.safetensors", "select/*.features.safetensors", "generate/target_io.safetensors")
@@ -39,8 +41,8 @@ class Garbage:
     """Files that may go together.
 
     Attributes:
-        kind: `run`, `upload`, `export` or `cache`.
-        name: A job's id, an uploaded file's, an export's, a model's.
+        kind: `run`, `upload`, `pull`, `export` or `cache`.
+        name: A job's id, an uploaded file's, a directory's, an export's, a model's.
         paths: Files and directories.
         size_bytes: Of them.
         why: Nothing needs them.
@@ -78,7 +80,7 @@ def find_garbage(home: Path, store: JobStore, *, days: float, caches: Path | Non
         caches: Fetched models, which all homes share; None: they are not looked at.
     """
     kept: list[str] = []
-    found = [*_runs(home, store, days, kept), *_uploads(home, store)]
+    found = [*_runs(home, store, days, kept), *_uploads(home, store), *_pulls(home)]
     needing = _needing(home, store)
     if not _stays("export", needing, kept):
         found += list(_each(home / "exports", "export", "made again when a deployment asks for it", kept))
@@ -92,6 +94,8 @@ def remove(garbage: Garbage, home: Path, store: JobStore) -> int:
     if garbage.kind == "upload":
         forget_upload(garbage.name, home)
         return garbage.size_bytes
+    if garbage.kind == "pull":
+        return garbage.size_bytes if all(map(discard_abandoned, garbage.paths)) else 0
     if garbage.job_id is None:
         return 0 if _stays(garbage.kind, _needing(home, store), []) else sum(map(_delete_whole, garbage.paths))
     with _quiet(home / "runs" / garbage.job_id / _LOCK) as is_quiet:
@@ -152,6 +156,13 @@ def _uploads(home: Path, store: JobStore) -> Iterator[Garbage]:
             store.file(path.stem)
         except NotFoundError:
             yield Garbage("upload", path.stem, (path,), _size(path), "no file of that id is known to the service")
+
+
+def _pulls(home: Path) -> Iterator[Garbage]:
+    """What `eda packs pull` was fetching when it was killed; of versions before, which held no lock, what is old."""
+    old = [path for path in home.glob(".pull-*") if path.is_dir() and not path.is_symlink() and not _is_fresh(path)]
+    for path in (*sorted(old), *abandoned(home / PULLED)):
+        yield Garbage("pull", path.name, (path,), _size(path), "whoever fetched a pack there was killed")
 
 
 def _run_directories(home: Path) -> list[Path]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,10 +137,9 @@ def export_source(request: ExportRequest, source: Source, target: TargetEnds, te
     if warning is not None:
         logger.warning(warning)
     exported, calibration = _make(source, target, request, tell)
-    tell("write", 0, None)
-    eda = _write(request, source, target, exported, calibration, dialect)
-    if request.merged_target is not None:
-        tell("merge", 0, None)
+    with _merged(request, spec, tell):
+        tell("write", 0, None)
+        eda = _write(request, source, target, exported, calibration, dialect)
     command = serve_command(
         request.out.absolute(), _served_target(request, spec), eda, request.calibration.num_draft_tokens
     )
@@ -274,11 +274,23 @@ def _gate(draft: Draft, form: ExportForm) -> ExportedGate:
     return ExportedGate.SOFTMAX if draft.private.mix is Mix.SOFTMAX else ExportedGate.SUM
 
 
+@contextmanager
+def _merged(request: ExportRequest, spec: TargetSpec, tell: Tell) -> Iterator[None]:
+    """Write the target merged where that is asked for; it takes its place only when the block, which puts the export
+    into its own, has ended well: of an export that is broken off neither is there.
+    """
+    if request.merged_target is None:
+        yield
+        return
+    with published(request.merged_target, "merged_target") as staging:
+        tell("merge", 0, None)
+        write_merged(spec, staging)
+        yield
+
+
 def _served_target(request: ExportRequest, spec: TargetSpec) -> ServedTarget:
-    """What the engine is to load as the target; writes it where it was asked to be merged."""
+    """What the engine is to load as the target."""
     if request.merged_target is not None:
-        with published(request.merged_target, "merged_target") as staging:
-            write_merged(spec, staging)
         return ServedTarget(str(request.merged_target.absolute()))
     found = resolve_target(spec)
     if found.adapter_dir is not None:
