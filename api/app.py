@@ -16,6 +16,7 @@ from api.services.directory import Directory
 from api.services.disk import Disk
 from api.services.dispatcher import Dispatcher
 from api.services.drafts import Drafts
+from api.services.exports import Exports
 from api.services.feed import EventFeed
 from api.services.files import Files
 from api.services.gateway import Gateway
@@ -95,6 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
         store, settings, dispatcher.wake, targets, drafts, files, cluster=dispatcher.cluster
     )
     app.state.measurements = Measurements(store, settings, dispatcher.wake, drafts, packs, targets, checks, files)
+    app.state.exports = Exports(store, settings, dispatcher.wake, packs, targets, checks)
     app.state.deployments = DeploymentService(store, packs, drafts, settings, targets, changed)
     app.state.directory, app.state.metrics, app.state.limits = directory, found, Limits(settings)
     app.add_middleware(Envelope, max_file_bytes=settings.max_file_bytes)

@@ -13,6 +13,7 @@ from api.services.directory import Directory
 from api.services.disk import Disk
 from api.services.dispatcher import Dispatcher
 from api.services.drafts import Drafts
+from api.services.exports import Exports
 from api.services.feed import EventFeed
 from api.services.files import Files
 from api.services.gateway import Gateway
@@ -58,6 +59,11 @@ def _drafts(request: Request) -> Drafts:
 def _measurements(request: Request) -> Measurements:
     measurements: Measurements = request.app.state.measurements
     return measurements
+
+
+def _exports(request: Request) -> Exports:
+    exports: Exports = request.app.state.exports
+    return exports
 
 
 def _gateway(request: Request) -> Gateway:
@@ -126,6 +132,7 @@ AdaptationsDep = Annotated[Adaptations, Depends(_adaptations)]
 JobsDep = Annotated[Jobs, Depends(_jobs)]
 DraftsDep = Annotated[Drafts, Depends(_drafts)]
 MeasurementsDep = Annotated[Measurements, Depends(_measurements)]
+ExportsDep = Annotated[Exports, Depends(_exports)]
 GatewayDep = Annotated[Gateway, Depends(_gateway)]
 DeploymentsDep = Annotated[DeploymentService, Depends(_deployments)]
 PacksDep = Annotated[PackService, Depends(_packs)]

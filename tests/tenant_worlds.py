@@ -201,7 +201,7 @@ def world(root: Path) -> Iterator[World]:
 
 
 _SAME: tuple[tuple[str, str], ...] = (
-    (r"(adapt|import|measure)_[0-9A-Z]{26}", "JOB"),
+    (r"(adapt|import|measure|export)_[0-9A-Z]{26}", "JOB"),
     (r"(file|page)-[0-9A-Z]{26}", "FILE"),
     (r"req_[0-9A-Za-z]+", "REQUEST"),
     (r"evt_\d+", "EVENT"),

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from api.services import live
 from api.services.adoption import Adopter
 from api.services.drift import DriftWatch
+from api.services.exports import forget_old_exports
 from api.services.instruments import Instruments
 from api.services.live import Live
 from api.services.loading import LoadWatch
@@ -232,11 +233,12 @@ class Dispatcher:
             self._tracker.fail(job, error)
 
     def _tidy(self) -> None:
-        """Once an hour, forget idempotency keys that are too old to be repeated."""
+        """Once an hour, forget idempotency keys that are too old to be repeated, and exports that were kept a day."""
         now = self._clock()
         if now - self._tidied_at >= _TIDY_INTERVAL_S:
             self._tidied_at = now
             self._store.forget_keys(before=int(now) - self._settings.idempotency_days * _DAY_S)
+            forget_old_exports(self._store, self._settings.home, now)
 
     def _end_unreadable(self, session: str | None) -> None:
         """End jobs whose rows cannot be read; once an hour also those that no look comes upon."""

@@ -31,6 +31,7 @@ _DAY_S = 86_400
 _STATES = ("generate/*.features.safetensors", "select/*.features.safetensors", "generate/target_io.safetensors")
 _CHECKPOINTS = ("train/ray", "train/start")
 _FETCHED = ("read/draft", "read/scratch")  # of an import, once it has ended
+_EXPORTED = ("export/files", "export/.files.*")
 _PACK_COPY = "train/pack"
 _LOCK = "driver.lock"
 _MAX_TOLD = 3
@@ -131,7 +132,7 @@ def _runs(home: Path, store: JobStore, days: float, kept: list[str]) -> Iterator
         is_old = (job.finished_at or job.created_at) <= before
         # A retry goes on from the checkpoints of a job that did not succeed.
         wanted = list(_CHECKPOINTS) if is_old or job.status is Status.SUCCEEDED else []
-        wanted += (*_STATES, *_FETCHED) if is_old else ()
+        wanted += (*_STATES, *_FETCHED, *_EXPORTED) if is_old else ()
         if is_old and job.status is Status.SUCCEEDED and _is_published(job, home):
             wanted.append(_PACK_COPY)
         paths = tuple(

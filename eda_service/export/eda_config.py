@@ -10,31 +10,27 @@ from typing import Literal
 
 from pydantic import Field
 
+from eda_service.config.export_forms import Destination, ExportForm
 from eda_service.drafts.draft_config import AnyDraftConfig, PrivateConfig
 from eda_service.errors import TargetIncompatibleError
 from eda_service.measured_rows import Frozen
 from eda_service.records import TargetFingerprint
 
+__all__ = [
+    "SCHEMA_VERSION",
+    "Destination",
+    "EdaConfig",
+    "ExportCalibration",
+    "ExportForm",
+    "ExportedGate",
+    "ExportedPack",
+    "PackPlaces",
+]
 SCHEMA_VERSION = 1
 
 
 def _is_none(value: object) -> bool:
     return value is None
-
-
-class Destination(StrEnum):
-    """Who will load the export; `hf` is nobody's own layout, for a hub."""
-
-    VLLM = "vllm"
-    SGLANG = "sglang"
-    HF = "hf"
-
-
-class ExportForm(StrEnum):
-    """Dense: the gate is folded into one SwiGLU, and unmodified engines load it. Plugin: the gate is kept."""
-
-    DENSE = "dense"
-    PLUGIN = "plugin"
 
 
 class ExportedGate(StrEnum):

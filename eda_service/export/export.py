@@ -21,7 +21,6 @@ from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import InputError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings, answer, mean_gate_weights, measure, split
 from eda_service.export.command import ServedTarget, serve_command, serving_needs
-from eda_service.export.contents import keeps_vocabulary, require_dialect
 from eda_service.export.dense import fold, is_gated
 from eda_service.export.directory import (
     check_written,
@@ -31,9 +30,9 @@ from eda_service.export.directory import (
     write_token_map,
     write_weights,
 )
-from eda_service.export.eagle3 import choose_dialect
 from eda_service.export.eda_config import Destination, EdaConfig, ExportCalibration, ExportedGate, ExportForm
 from eda_service.export.engine_limits import require_computed, shorter_than_target
+from eda_service.export.forms import choose_dialect, keeps_vocabulary, require_dialect
 from eda_service.export.source import Source, find_source
 from eda_service.export.values import file_tensors, stored_tensors
 from eda_service.export.written import contents_of

@@ -22,9 +22,7 @@ from eda_service.drafts.draft_config import Eagle3Config
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import InputError
 from eda_service.export.command import ServedAdapter, ServedTarget, serve_command, serving_needs
-from eda_service.export.contents import require_dialect
 from eda_service.export.directory import check_written, published, require_free, write_config, write_weights
-from eda_service.export.eagle3 import DEFAULT_DIALECT
 from eda_service.export.eda_config import (
     Destination,
     EdaConfig,
@@ -35,6 +33,7 @@ from eda_service.export.eda_config import (
 )
 from eda_service.export.engine_limits import require_computed, shorter_than_target
 from eda_service.export.export import Exported, check_vocabulary
+from eda_service.export.forms import DEFAULT_DIALECT, require_dialect
 from eda_service.export.pack_parts import VOCABULARIES, in_export, own_parts, shared_sha256
 from eda_service.export.packs_over import AdaptersPack, FoundPack, find_pack_over, token_ids
 from eda_service.export.source import BASE_DRAFT, Source, find_source

@@ -25,7 +25,11 @@ from eda_service.jobstore.vault import SealedSecretError, is_sealed, require_vau
 _MAX_ERROR_CHARACTERS = 500
 _MAX_TRIES = 1_000_000
 _PLAIN_SECRET = "whsec_"
-_SPOKEN_KINDS = {JobKind.IMPORT_DRAFT.value: "draft_import", JobKind.MEASURE.value: "measurement"}
+_SPOKEN_KINDS = {
+    JobKind.IMPORT_DRAFT.value: "draft_import",
+    JobKind.MEASURE.value: "measurement",
+    JobKind.EXPORT.value: "export",
+}
 """What the type of a message begins with, for jobs that are no adaptations."""
 
 
