@@ -214,6 +214,7 @@ _SAME: tuple[tuple[str, str], ...] = (
     (r'<th scope="row">\d+</th>', '<th scope="row">N</th>'),  # a version in the table of packs
     (r'<option value="\d+"( selected)?>\d+', r"<option>N"),  # likewise, to choose
     (rf"/packs/{SHARED}/\d+\.tar", f"/packs/{SHARED}/N.tar"),
+    (r"/export\?version=\d+", "/export?version=N"),
     (r'\b(x|x1|x2|width)=(\\?)"[\d.]+\\?"', r"\1=N"),  # how long something took, in charts and words
     (r"\b(\d+d\d\dh|\d+h\d\dm|\d+m\d\ds|\d+(\.\d)? ?s)\b", "DURATION"),
     (r'"deployment.event","id":\d+', '"deployment.event","id":N'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from eda_service.storage import registry
 from eda_service.storage.packs import PackVersion, target_of
 from eda_service.storage.run import RunDir
 from eda_service.task_records import EXPORTED, ExportRecord
+
+logger = logging.getLogger(__name__)
 
 KEPT_S = 24 * 3600
 """How long an export can be downloaded."""
@@ -78,9 +81,16 @@ class Exports(Jobs):
         pack = self._packs.resolve(reference, caller)
         if pack.manifest is None:
             raise ArtifactCorruptError(f"the manifest of {pack.reference} cannot be read; adapt it again")
-        base_dir = registry.find_draft(pack.manifest.base_draft, self._settings.home)
         is_known = target_of(pack.manifest) is not None
-        return pack, offers_of(self._packs.directory(pack), base_dir, is_target_known=is_known)
+        try:
+            base_dir = registry.find_draft(pack.manifest.base_draft, self._settings.home)
+            return pack, offers_of(self._packs.directory(pack), base_dir, is_target_known=is_known)
+        except ArtifactCorruptError as error:  # it names files of this machine
+            logger.warning("no exports of %s: %s", pack.reference, error.message)
+            raise ArtifactCorruptError(
+                f"files of {pack.reference} or of its base draft {pack.manifest.base_draft} cannot be read, the "
+                "service's log says which; adapt it again"
+            ) from error
 
     def create(self, request: ExportRequest, caller: Caller, idempotency_key: str | None) -> tuple[Job, bool]:
         """Check a request for an export and queue it; returns the job and whether it is new.

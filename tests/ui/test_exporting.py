@@ -41,7 +41,7 @@ def test_from_a_pack_to_its_files_for_another_engine(
     expect(card).to_contain_text("queued")
     page.screenshot(path=pictures / "exporting.png", full_page=True)
     finish_export(service.store, service.home, job)
-    expect(card).to_contain_text("succeeded", timeout=5000)
+    expect(card).to_contain_text("succeeded", timeout=20_000)
     expect(card.locator("pre")).to_have_text(COMMAND)
     card.get_by_role("button", name="Copy").click()
     assert page.evaluate("navigator.clipboard.readText()") == COMMAND

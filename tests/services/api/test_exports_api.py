@@ -19,9 +19,10 @@ from waiting import wait_for
 from api.app import create_app
 from api.services.exports import KEPT_S, forget_old_exports
 from api.settings import Settings
-from eda_service.config.job import Method, TrainConfig
+from eda_service.config.job import AdaptConfig, Method, TargetSpec, TrainConfig
 from eda_service.config.tasks import ExportConfig
 from eda_service.jobstore import JobStore
+from eda_service.scopes import Scope
 from eda_service.storage.run import RunDir
 
 BODY = {"pack": "math", "to": "vllm"}
@@ -124,6 +125,7 @@ def test_what_cannot_be_exported_is_refused_before_a_job_is_made(
     assert refused(pack="math@9")[:2] == (404, "not_found")
     assert refused(pack="elsewhere")[:2] == (400, "invalid_request")
     assert refused(pack="damaged")[1] == "artifact_corrupt"
+    assert str(settings.home) not in client.get("/v1/pack-versions/damaged/exports").text
     assert refused(pack="homeless")[1] == "base_draft_missing"
     assert refused(to="ollama")[:2] == (400, "invalid_request")
     assert refused(num_prompts=7) == (400, "invalid_request", "num_prompts")
@@ -169,6 +171,29 @@ def test_other_jobs_are_no_exports(client: TestClient) -> None:
     made = client.post("/v1/measurements", json={"model": "org/model", "draft": "small@1"}).json()["id"]
     assert client.get(f"/v1/exports/{made}").status_code == 404
     assert client.get(f"/v1/exports/{made}/archive").status_code == 404
+
+
+def test_another_owners_exports_and_packs_are_not_there(
+    client: TestClient, settings: Settings, store: JobStore
+) -> None:
+    ann, bob = (
+        {"authorization": f"Bearer {store.create_key(name, 'test', [Scope.JOBS_READ, Scope.JOBS_WRITE], None)[1]}"}
+        for name in ("ann", "bob")
+    )
+    job = store.create(AdaptConfig(target=TargetSpec(model=TARGET)), owner="ann", labels={}, force=True)[0]
+    put_exportable(settings.home, "hers", job_id=job.id)
+    made = client.post("/v1/exports", json={**BODY, "pack": "hers"}, headers=ann)
+    assert made.status_code == 202, made.text
+    export = finish_export(store, settings.home, store.get(made.json()["id"]))
+    for path in (f"/v1/exports/{export.id}", f"/v1/exports/{export.id}/archive", "/v1/pack-versions/hers/exports"):
+        nobodys = client.get(path.replace(export.id, "export_none").replace("hers", "none"), headers=bob)
+        theirs = client.get(path, headers=bob)
+        assert (theirs.status_code, nobodys.status_code) == (404, 404)
+        assert theirs.text.replace(export.id, "X").replace("hers", "Y") == nobodys.text.replace(
+            "export_none", "X"
+        ).replace("none", "Y")
+        assert client.get(path, headers=ann).status_code == 200
+    assert client.post("/v1/exports", json={**BODY, "pack": "hers"}, headers=bob).status_code == 404
 
 
 def test_the_page_offers_makes_and_hands_out(
