@@ -111,7 +111,7 @@ class Exports(Jobs):
     def of_pack(self, name: str, caller: Caller, limit: int) -> list[Job]:
         """The caller's newest exports of a pack."""
         found, _ = self.page(caller, limit=_PAGE, after=None, status=None, labels={})
-        return [job for job in found if _config(job).pack.partition("@")[0] == name][:limit]
+        return [job for job in found if _is_of(job, name)][:limit]
 
     def body(self, job: Job) -> ExportBody:
         """The wire form of an export."""
@@ -220,6 +220,12 @@ def _record_of(run: RunDir) -> ExportRecord | None:
         return run.read_record(ExportRecord, Stage.EXPORT, verify=False)
     except ArtifactCorruptError:
         return None
+
+
+def _is_of(job: Job, name: str) -> bool:
+    """Whether a job exports a version of a pack; of one whose row cannot be read nobody knows."""
+    task = job.task()
+    return isinstance(task, ExportConfig) and task.pack.partition("@")[0] == name
 
 
 def _config(job: Job) -> ExportConfig:
