@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +19,14 @@ from eda_service.config.tasks import ExportConfig
 from eda_service.errors import TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.export import ExportRequest, export_draft
+from eda_service.pipeline import export_pack
 from eda_service.pipeline.export_pack import write_export
+from eda_service.records import Stage
 from eda_service.storage.files import verify_files
 from eda_service.storage.run import RunDir
+from eda_service.storage.state import Succeeded
 from eda_service.targets.loader import Target, load_target
+from eda_service.task_records import ExportRecord
 
 
 @pytest.fixture
@@ -101,3 +106,20 @@ def test_another_target_leaves_nothing(home: Path, pack: str, tmp_path: Path, ne
 def test_a_gpu_is_not_asked_for() -> None:
     with pytest.raises(ValueError, match="an export computes on the CPU"):
         ExportConfig(target=TargetSpec(model="org/model"), pack="math@1", to=Destination.HF, use_gpu=True)
+
+
+def test_the_job_ends_with_its_record_and_result(
+    home: Path, pack: str, tiny_target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but Ray, in whose place this process is; a pack without a version is the newest."""
+    monkeypatch.setattr(export_pack, "connect", lambda: None)
+    monkeypatch.setattr(export_pack, "_export", SimpleNamespace(remote=lambda root, config: (root, config)))
+    monkeypatch.setattr(export_pack.ray, "get", lambda task: write_export(RunDir(task[0]), task[1]))
+    run, config = run_of(home), config_of("adapted", tiny_target.spec, form=ExportForm.PLUGIN)
+    run.create(config, origin="ray")
+    record = export_pack.export_pack(run, config)
+    assert record.pack == pack
+    assert run.read_record(ExportRecord, Stage.EXPORT) == record
+    result = run.read_result()
+    assert isinstance(result, Succeeded)
+    assert result.result == run.job_id
