@@ -25,6 +25,7 @@ _MAKERS = {
     "/v1/fine_tuning/jobs": ("job_id", "id"),
     "/v1/deployments": ("name", "name"),
     "/v1/measurements": ("job_id", "id"),
+    "/v1/exports": ("job_id", "id"),
 }
 _FASTAPI_ERRORS = ("HTTPValidationError", "ValidationError")
 

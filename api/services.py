@@ -24,6 +24,7 @@ from api.metrics.disk import Disk
 from api.metrics.history import ServingHistory
 from api.metrics.instruments import Instruments
 from api.metrics.metrics import Metrics
+from api.packs.exports import Exports
 from api.packs.packs import PackService
 from api.packs.removal import PackRemoval
 from api.settings import Settings
@@ -46,6 +47,7 @@ class Services:
         drafts: Base drafts and their imports.
         measurements: Jobs that measure a draft on a target.
         packs: Versions in the registry.
+        exports: Jobs that write a pack in the form that an engine reads.
         pack_removal: Their removal.
         files: Uploads.
         deployments: What is served under which name.
@@ -68,6 +70,7 @@ class Services:
     drafts: Drafts
     measurements: Measurements
     packs: PackService
+    exports: Exports
     pack_removal: PackRemoval
     files: Files
     deployments: DeploymentService
@@ -109,6 +112,7 @@ class Services:
             drafts=drafts,
             measurements=Measurements(store, settings, dispatcher.wake, drafts, packs, targets, checks, files),
             packs=packs,
+            exports=Exports(store, settings, dispatcher.wake, packs, targets, checks),
             pack_removal=PackRemoval(store, packs, settings),
             files=files,
             deployments=DeploymentService(store, packs, drafts, settings, targets, changed),

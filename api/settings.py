@@ -25,6 +25,7 @@ _ENTRY_POINTS = {
     JobKind.ADAPT: "jobs.adapt",
     JobKind.IMPORT_DRAFT: "jobs.import_draft",
     JobKind.MEASURE: "jobs.measure",
+    JobKind.EXPORT: "jobs.export",
 }
 
 
@@ -97,6 +98,7 @@ class Settings(BaseSettings):
         None, description="entry point of the import of a draft; None: as `job_command` says"
     )
     measure_command: str | None = Field(None, description="entry point of a measurement; None: as `job_command` says")
+    export_command: str | None = Field(None, description="entry point of an export; None: as `job_command` says")
     max_running: int = Field(1, ge=1, le=1000, description="jobs that run at the same time")
     max_running_per_owner: int | None = Field(
         None, ge=1, le=1000, description="of one owner; None: no limit of its own"
@@ -152,7 +154,11 @@ class Settings(BaseSettings):
 
         A command of somebody's own, which names no `jobs.adapt`, runs jobs of all kinds: what to do is in `job.json`.
         """
-        own = {JobKind.IMPORT_DRAFT: self.import_command, JobKind.MEASURE: self.measure_command}.get(kind)
+        own = {
+            JobKind.IMPORT_DRAFT: self.import_command,
+            JobKind.MEASURE: self.measure_command,
+            JobKind.EXPORT: self.export_command,
+        }.get(kind)
         adapting = rf"(?<![\w.]){re.escape(_ENTRY_POINTS[JobKind.ADAPT])}(?![\w.])"
         return own or re.sub(adapting, _ENTRY_POINTS[kind], self.job_command)
 

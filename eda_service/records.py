@@ -34,6 +34,7 @@ class Stage(StrEnum):
     READ = "read"
     CHECK = "check"
     MEASURE = "measure"
+    EXPORT = "export"
     PUBLISH = "publish"
 
 

@@ -1,4 +1,4 @@
-"""Records of jobs that are not adaptations: importing a draft (read, check, publish) and measuring one."""
+"""Records of jobs that are not adaptations: the import of a draft, a measurement, and the export of a pack."""
 
 from __future__ import annotations
 
@@ -76,3 +76,25 @@ class MeasureRecord(MeasureFields, Record):
     """The result of a measurement."""
 
     STAGE = Stage.MEASURE
+
+
+EXPORTED = "files"
+"""Directory of what an export wrote, below that of its stage."""
+
+
+class ExportFields(StageFields):
+    """What stage export says itself; its files are the export, which is kept for a while."""
+
+    pack: str = Field(description="name@version")
+    target: TargetFingerprint
+    dialect: str | None = Field(description="how an EAGLE-3 draft was written")
+    serve_command: str = Field(description="for a shell in the directory where the export was unpacked")
+    needs: tuple[str, ...] = Field(description="what has to be so where the command is typed, one sentence each")
+    acceptance_length: float | None = Field(description="of the pack, where the form changes it")
+    exported_acceptance_length: float | None = Field(description="of the export, on the same answers")
+
+
+class ExportRecord(ExportFields, Record):
+    """A pack was written as another engine loads it."""
+
+    STAGE = Stage.EXPORT

@@ -19,7 +19,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.config.overrides import at_paths, merge, parse_assignments
 from eda_service.config.presets import on_preset, preset
 from eda_service.config.removed import ASKED
-from eda_service.config.tasks import ID_PREFIXES, ImportConfig, JobKind, MeasureConfig, kind_of
+from eda_service.config.tasks import ID_PREFIXES, ExportConfig, ImportConfig, JobKind, MeasureConfig, kind_of
 from eda_service.errors import EdaError, InputError, NotFoundError
 from eda_service.field_errors import first_error
 from eda_service.ids import new_job_id
@@ -30,7 +30,7 @@ from eda_service.storage.runs.run import RunDir, home_dir
 logger = logging.getLogger("jobs")
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
-TaskT = TypeVar("TaskT", ImportConfig, MeasureConfig)
+TaskT = TypeVar("TaskT", ImportConfig, MeasureConfig, ExportConfig)
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -83,7 +83,7 @@ def _in_the_url(text: str) -> list[Request]:
 
 
 def tasks_and_pages(text: str) -> list[Request]:
-    """The same of drafts, measurements, jobs of every kind, and the pages."""
+    """The same of drafts, measurements, exports, jobs of every kind, and the pages."""
     dataset, draft, measured = (
         {"source": text},
         {"source": "org/draft", "model": "org/model"},
@@ -96,9 +96,13 @@ def tasks_and_pages(text: str) -> list[Request]:
     measures.append({**measured, "dataset": dataset})
     made: list[Request] = [("POST", "/v1/drafts", body) for body in imports]
     made += [("POST", "/v1/measurements", body) for body in measures]
+    exports = [{"pack": "none@1", "to": "vllm", field: text} for field in ("pack", "to", "dialect")]
+    made += [("POST", "/v1/exports", body) for body in exports]
     whole = quote(text.encode("utf-8", "surrogatepass"), safe="")
     for part in {whole, whole.replace("%2F", "/")}:
-        made += [("GET", f"/v1/{route}/{part}", None) for route in ("drafts", "jobs", "measurements")]
+        made += [("GET", f"/v1/{route}/{part}", None) for route in ("drafts", "jobs", "measurements", "exports")]
+        made += [("GET", f"/v1/pack-versions/{part}/exports", None), ("GET", f"/ui/packs/{part}/export", None)]
+        made += [("GET", f"/ui/exports/{part}.tar", None), ("GET", f"/ui/packs/x/export?version={whole}", None)]
         made += [("GET", f"/v1/jobs/{part}/{action}", None) for action in ("events", "logs")]
         made += [("POST", f"/v1/jobs/{part}/{action}", None) for action in ("cancel", "retry")]
         made += [("DELETE", f"/v1/drafts/{part}", None), ("POST", f"/v1/jobs/{part}", {"priority": 1})]

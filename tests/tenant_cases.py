@@ -99,6 +99,10 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/v1/pack-versions/{name}"): GET,
     ("GET", "/v1/pack-versions/{name}/comparison"): GET,
     ("DELETE", "/v1/pack-versions/{name}"): GET,
+    ("GET", "/v1/pack-versions/{name}/exports"): GET,
+    ("POST", "/v1/exports"): Case({"pack": f"{SHARED}@latest", "to": "vllm"}),
+    ("GET", "/v1/exports/{job_id}"): GET,
+    ("GET", "/v1/exports/{job_id}/archive"): GET,
     ("GET", "/ui/"): GET,
     ("GET", "/ui/stream"): LIVE,
     ("GET", "/ui/login"): GET,
@@ -135,6 +139,10 @@ CASES: dict[tuple[str, str], Case] = {
         form={"version": "99"},
         leave_out=((r"its versions: \d+", "its versions: N"),),  # numbers are given once for all owners
     ),
+    ("GET", "/ui/packs/{name}/export"): GET,
+    ("POST", "/ui/packs/{name}/export"): Case(form={"version": "latest", "choice": "vllm-plugin"}),
+    ("GET", "/ui/packs/{name}/export/stream"): LIVE,
+    ("GET", "/ui/exports/{job_id}.tar"): GET,
     ("POST", "/ui/packs/{name}/deploy"): Case(form={"version": "latest", "served_as": "paged"}),
     ("POST", "/ui/packs/{name}/champion"): FORM,
     ("GET", "/ui/packs/{name}/{version}.tar"): Case(leave_out=((r"(?s)\n.*", ""),)),  # the version is in every file

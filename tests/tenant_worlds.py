@@ -202,7 +202,7 @@ def world(root: Path) -> Iterator[World]:
 
 
 _SAME: tuple[tuple[str, str], ...] = (
-    (r"(adapt|import|measure)_[0-9A-Z]{26}", "JOB"),
+    (r"(adapt|import|measure|export)_[0-9A-Z]{26}", "JOB"),
     (r"(file|page)-[0-9A-Z]{26}", "FILE"),
     (r"req_[0-9A-Za-z]+", "REQUEST"),
     (r"evt_\d+", "EVENT"),
@@ -215,6 +215,7 @@ _SAME: tuple[tuple[str, str], ...] = (
     (r'<th scope="row">\d+</th>', '<th scope="row">N</th>'),  # a version in the table of packs
     (r'<option value="\d+"( selected)?>\d+', r"<option>N"),  # likewise, to choose
     (rf"/packs/{SHARED}/\d+\.tar", f"/packs/{SHARED}/N.tar"),
+    (r"/export\?version=\d+", "/export?version=N"),
     (r'\b(x|x1|x2|width)=(\\?)"[\d.]+\\?"', r"\1=N"),  # how long something took, in charts and words
     (r"\b(\d+d\d\dh|\d+h\d\dm|\d+m\d\ds|\d+(\.\d)? ?s)\b", "DURATION"),
     (r'"deployment.event","id":\d+', '"deployment.event","id":N'),

@@ -28,6 +28,7 @@ from api.dispatcher.serve_applications import Serving
 from api.dispatcher.tracker import AttemptTracker
 from api.dispatcher.webhooks import Webhooks
 from api.metrics.instruments import Instruments
+from api.packs.exports import forget_old_exports
 from api.packs.packs import PackService
 from api.settings import Settings
 from api.troubles import Troubles
@@ -232,11 +233,12 @@ class Dispatcher:
             self._tracker.fail(job, error)
 
     def _tidy(self) -> None:
-        """Once an hour, forget idempotency keys that are too old to be repeated."""
+        """Once an hour, forget idempotency keys that are too old to be repeated, and exports that were kept a day."""
         now = self._clock()
         if now - self._tidied_at >= _TIDY_INTERVAL_S:
             self._tidied_at = now
             self._store.jobs.forget_keys(before=int(now) - self._settings.idempotency_days * _DAY_S)
+            forget_old_exports(self._store, self._settings.home, now)
 
     def _end_unreadable(self, session: str | None) -> None:
         """End jobs whose rows cannot be read; once an hour also those that no look comes upon."""

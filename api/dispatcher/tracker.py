@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _LOG_TAIL_CHARACTERS = 600
 _MAX_CHANGES_IN_BETWEEN = 5
+_DID = {JobKind.IMPORT_DRAFT: "registered", JobKind.MEASURE: "measured, as", JobKind.EXPORT: "exported, as"}
 
 
 class AttemptTracker:
@@ -233,7 +234,7 @@ class AttemptTracker:
         """
         if job.kind is JobKind.ADAPT or result is None:
             raise ArtifactCorruptError(f"the result of {job.id} is not one of a job of kind {job.kind.value}")
-        what = f"registered {result}" if job.kind is JobKind.IMPORT_DRAFT else f"measured, as {result}"
+        what = f"{_DID[job.kind]} {result}"
         self._store.jobs.transition(
             job.id, Status.SUCCEEDED, event="job_succeeded", message=what, result=result, token=job.lease_token
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from api.auth import Caller, InsufficientScopeError
 from api.packs.packs import PackService
 from api.settings import Settings
-from eda_service.config.tasks import MeasureConfig
+from eda_service.config.tasks import ExportConfig, MeasureConfig
 from eda_service.errors import ConflictError
 from eda_service.jobstore import Job, JobStore, load_of
 from eda_service.references import Reference
@@ -79,9 +79,9 @@ class PackRemoval:
         return [*found, *([f"{hidden} of other owners"] if hidden else [])]
 
     def _needs(self, job: Job, pack: PackVersion) -> bool:
-        """Whether a live job is about to end with having published a pack, or measures it."""
+        """Whether a live job is about to end with having published a pack, or measures or exports it."""
         published_by = self._packs.job_of(pack)
         if published_by is not None and published_by.id == job.id:
             return True
         task = job.task()
-        return isinstance(task, MeasureConfig) and task.pack in {pack.name, pack.reference}
+        return isinstance(task, MeasureConfig | ExportConfig) and task.pack in {pack.name, pack.reference}

@@ -23,6 +23,7 @@ from api.jobs.measurements import Measurements
 from api.metrics.disk import Disk
 from api.metrics.history import ServingHistory
 from api.metrics.metrics import Metrics
+from api.packs.exports import Exports
 from api.packs.packs import PackService
 from api.packs.removal import PackRemoval
 from api.services import Services, services_of
@@ -58,6 +59,7 @@ AdaptationsDep = Annotated[Adaptations, Depends(part(lambda services: services.a
 JobsDep = Annotated[Jobs, Depends(part(lambda services: services.jobs))]
 DraftsDep = Annotated[Drafts, Depends(part(lambda services: services.drafts))]
 MeasurementsDep = Annotated[Measurements, Depends(part(lambda services: services.measurements))]
+ExportsDep = Annotated[Exports, Depends(part(lambda services: services.exports))]
 GatewayDep = Annotated[Gateway, Depends(part(lambda services: services.gateway))]
 DeploymentsDep = Annotated[DeploymentService, Depends(part(lambda services: services.deployments))]
 PacksDep = Annotated[PackService, Depends(part(lambda services: services.packs))]

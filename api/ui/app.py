@@ -18,7 +18,7 @@ from api import errors
 from api.services import Services
 from api.ui.access import LoginNeededError, known_visitor
 from api.ui.rendering import PREFIX, STATIC, environment, render
-from api.ui.routes import deployments, drafts, files, home, jobs, login, new, packs, playground, reference
+from api.ui.routes import deployments, drafts, exports, files, home, jobs, login, new, packs, playground, reference
 from eda_service.errors import EdaError, InputError, NotFoundError
 
 _POLICY = (
@@ -47,7 +47,7 @@ def create_ui(services: Services, document: Callable[[], dict[str, Any]]) -> Fas
     ui = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     ui.state.services, ui.state.document = services, document
     ui.mount("/static", _Static(directory=STATIC), name="static")
-    for module in (login, home, new, jobs, files, drafts, packs, deployments, playground, reference):
+    for module in (login, home, new, jobs, files, drafts, packs, exports, deployments, playground, reference):
         ui.include_router(module.router)
     for kind in (EdaError, RequestValidationError, HTTPException, *errors.DATABASE_ERRORS):
         ui.add_exception_handler(kind, _on_error)

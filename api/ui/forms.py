@@ -11,6 +11,7 @@ from api.deployments.schemas import DeploymentChange, RollbackRequest
 from api.errors import config_error
 from api.jobs.schemas import ChangeRequest
 from api.jobs.schemas_tasks import ImportRequest
+from api.packs.schemas_exports import ExportRequest
 from eda_service.errors import InputError
 
 IMPORT_FIELDS = ("source", "source_revision", "model", "name", "overrides", "check", "use_gpu", "force")
@@ -42,6 +43,19 @@ def import_of(form: Mapping[str, str]) -> ImportRequest:
     overrides = dict(_pair(line) for line in lines)
     boxes = {"check": bool(form.get("check")), "use_gpu": bool(form.get("use_gpu")), "force": bool(form.get("force"))}
     return made(ImportRequest, {**given, "overrides": overrides, **boxes})
+
+
+def export_of(pack: str, form: Mapping[str, str]) -> ExportRequest:
+    """The export that is to be made; engine and form are one choice, `vllm-dense`."""
+    to, _, kind = form.get("choice", "").partition("-")
+    if not kind:
+        raise InputError("choose an engine and a form", param="choice")
+    given: dict[str, Any] = {"pack": pack, "to": to, "form": kind}
+    if form.get("dialect") and kind == "dense":
+        given["dialect"] = form["dialect"]
+    if form.get("num_draft_tokens"):
+        given["num_draft_tokens"] = whole("num_draft_tokens", form["num_draft_tokens"])
+    return made(ExportRequest, given)
 
 
 def _pair(line: str) -> tuple[str, str]:

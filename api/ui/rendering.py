@@ -34,7 +34,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {"moment": moment, "duration": duration, "size": size, "percent": percent, "rate": rate}
-    found.filters |= {"first_sentence": first_sentence, "pack_path": pack_path}
+    found.filters |= {"first_sentence": first_sentence, "pack_path": pack_path, "export_path": export_path}
     found.globals |= {"asset": asset, "version": __version__}
     for name in found.list_templates():
         found.get_template(name)
@@ -100,6 +100,12 @@ def moment(seconds: int | None) -> str:
 def pack_path(reference: str) -> str:
     """Where a version of a pack is told of."""
     return f"{PREFIX}/packs/{reference.partition('@')[0]}#{reference}"
+
+
+def export_path(reference: str) -> str:
+    """Where a version of a pack is exported for other engines."""
+    name, _, version = reference.partition("@")
+    return f"{PREFIX}/packs/{name}/export?version={version}"
 
 
 def first_sentence(text: str) -> str:

@@ -6,6 +6,7 @@ retry.py       when and how late a failed call is repeated; how long a service t
 stream.py      server-sent events, and where a stream goes on after a break
 logs.py        where a followed log goes on, from stage to stage
 deployments.py `deployments` and `packs` of both clients; deployment_calls.py, deployment_answers.py: as above
+exports.py     `exports` of both clients, with what goes over the wire
 files.py       `files` of both clients; file_calls.py: as above
 tasks.py       `jobs`, `drafts` and `measurements` of both clients; task_calls.py, task_answers.py: as above
 chat.py        `chat` of both clients; chat_answers.py: what the endpoint streams
@@ -48,6 +49,7 @@ from eda_service.client.calls.file_calls import UploadedFile
 from eda_service.client.connection import DEFAULT_URL
 from eda_service.client.deployments import NotServedError
 from eda_service.client.errors import ApiError, ServiceUnreachableError, UnexpectedAnswerError
+from eda_service.client.exports import Export, ExportOffer, ExportOffers
 
 __all__ = [
     "DEFAULT_URL",
@@ -66,6 +68,9 @@ __all__ = [
     "Drift",
     "Estimate",
     "Evaluation",
+    "Export",
+    "ExportOffer",
+    "ExportOffers",
     "Job",
     "JobError",
     "JobEvent",

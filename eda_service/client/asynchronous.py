@@ -18,6 +18,7 @@ from eda_service.client.chat import AsyncChat
 from eda_service.client.connection import DEFAULT_URL, Connection
 from eda_service.client.deployments import AsyncDeployments, AsyncPacks
 from eda_service.client.errors import ApiError, ServiceUnreachableError, unreachable
+from eda_service.client.exports import AsyncExports
 from eda_service.client.files import AsyncFiles
 from eda_service.client.logs import LogCursor
 from eda_service.client.retry import Patience
@@ -48,6 +49,7 @@ class AsyncClient:
         jobs: Jobs of every kind.
         drafts: Base drafts, and importing them.
         measurements: What a draft gives on a target.
+        exports: Packs as other engines load them.
         files: Prompt files, sent from here.
     """
 
@@ -76,6 +78,7 @@ class AsyncClient:
         self.jobs = AsyncJobs(self._send, self._patiently, self._connection.patience)
         self.drafts, self.measurements = AsyncDrafts(self._send), AsyncMeasurements(self._send)
         self.files = AsyncFiles(self._send)
+        self.exports = AsyncExports(self._send, self._http, self._connection)
 
     async def __aenter__(self) -> Self:
         return self

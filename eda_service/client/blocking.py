@@ -17,6 +17,7 @@ from eda_service.client.chat import Chat
 from eda_service.client.connection import DEFAULT_URL, Connection
 from eda_service.client.deployments import Deployments, Packs
 from eda_service.client.errors import ApiError, ServiceUnreachableError, unreachable
+from eda_service.client.exports import Exports
 from eda_service.client.files import Files
 from eda_service.client.logs import LogCursor
 from eda_service.client.retry import Patience
@@ -47,6 +48,7 @@ class Client:
         jobs: Jobs of every kind.
         drafts: Base drafts, and importing them.
         measurements: What a draft gives on a target.
+        exports: Packs as other engines load them.
         files: Prompt files, sent from here.
     """
 
@@ -75,6 +77,7 @@ class Client:
         self.jobs = Jobs(self._send, self._patiently, self._connection.patience)
         self.drafts, self.measurements = Drafts(self._send), Measurements(self._send)
         self.files = Files(self._send)
+        self.exports = Exports(self._send, self._http, self._connection)
 
     def __enter__(self) -> Self:
         return self

@@ -54,7 +54,8 @@ class Jobs:
         metadata: Mapping[str, str] | None = None,
         prefix: str | None = None,
     ) -> Page[Job]:
-        """One page of jobs, newest first; `kind` is `adapt`, `import_draft` or `measure`, `prefix` begins their ids."""
+        """One page of jobs, newest first; `kind` is `adapt`, `import_draft`, `measure` or `export`; `prefix` begins
+        their ids."""
         asked = calls.jobs(limit=limit, after=after, status=status, kind=kind, metadata=metadata, prefix=prefix)
         return self._send(asked)
 
@@ -185,7 +186,8 @@ class AsyncJobs:
         metadata: Mapping[str, str] | None = None,
         prefix: str | None = None,
     ) -> Page[Job]:
-        """One page of jobs, newest first; `kind` is `adapt`, `import_draft` or `measure`, `prefix` begins their ids."""
+        """One page of jobs, newest first; `kind` is `adapt`, `import_draft`, `measure` or `export`; `prefix` begins
+        their ids."""
         asked = calls.jobs(limit=limit, after=after, status=status, kind=kind, metadata=metadata, prefix=prefix)
         return await self._send(asked)
 

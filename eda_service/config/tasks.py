@@ -1,4 +1,4 @@
-"""The kinds of jobs: an adaptation, an import of a draft, or a measurement of one.
+"""The kinds of jobs: an adaptation, an import of a draft, a measurement of one, or an export of a pack.
 
 One queue holds all kinds. A kind is one config here, found by `kind`; a stored config without `kind` is an
 adaptation's, so that rows and run directories of earlier versions load, and adaptations are written without it.
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints, TypeAdapter, field_validator, model_validator
 
 from eda_service.config.base import Config, Name
+from eda_service.config.export_forms import Destination, ExportForm
 from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec, Temperature
 from eda_service.names import as_name
 
@@ -23,9 +24,15 @@ class JobKind(StrEnum):
     ADAPT = "adapt"
     IMPORT_DRAFT = "import_draft"
     MEASURE = "measure"
+    EXPORT = "export"
 
 
-ID_PREFIXES: dict[JobKind, str] = {JobKind.ADAPT: "adapt", JobKind.IMPORT_DRAFT: "import", JobKind.MEASURE: "measure"}
+ID_PREFIXES: dict[JobKind, str] = {
+    JobKind.ADAPT: "adapt",
+    JobKind.IMPORT_DRAFT: "import",
+    JobKind.MEASURE: "measure",
+    JobKind.EXPORT: "export",
+}
 """Prefix of a queued job's id, by kind."""
 
 MAX_CHECK_PROMPTS = 128
@@ -33,12 +40,13 @@ MAX_CHECK_PROMPTS = 128
 _USUAL_PROMPTS, _MAX_PROMPTS = 32, 100_000
 
 DraftName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+DialectName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.]{0,63}$")]
 FieldValue = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class TaskConfig(Config):
-    """The fields that imports and measurements share: one target, used by one process."""
+    """The fields that imports, measurements and exports share: one target, used by one process."""
 
     target: TargetSpec = Field(description="the model that the draft is for")
     use_gpu: bool = Field(False, description="reserve a GPU; no: on the CPU")
@@ -115,12 +123,41 @@ class MeasureConfig(TaskConfig):
         return self
 
 
-Task = AdaptConfig | ImportConfig | MeasureConfig
+class ExportConfig(TaskConfig):
+    """Write a pack as a checkpoint that another engine loads, to be downloaded."""
+
+    kind: Literal["export"] = "export"
+    pack: DraftName = Field(description="name@version")
+    to: Destination = Field(description="who will load it")
+    form: ExportForm = Field(ExportForm.PLUGIN, description="plugin keeps the gate, dense is for unmodified engines")
+    dialect: DialectName | None = Field(
+        None, description="how an EAGLE-3 draft is written; None: as it came, or one that the engine reads"
+    )
+    num_prompts: int = Field(
+        64, ge=8, le=MAX_CHECK_PROMPTS, description="general prompts on which a dense form is calibrated and measured"
+    )
+    num_draft_tokens: int = Field(3, ge=1, le=16, description="K of the chains")
+
+    @property
+    def archive_name(self) -> str:
+        """What the directory in the archive is called: `math-3-vllm-plugin`."""
+        return f"{self.pack.replace('@', '-')}-{self.to}-{self.form}"
+
+    @field_validator("use_gpu")
+    @classmethod
+    def _on_a_cpu(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("use_gpu is true, and an export computes on the CPU; leave it out")
+        return value
+
+
+Task = AdaptConfig | ImportConfig | MeasureConfig | ExportConfig
 
 _CONFIGS: dict[JobKind, type[Task]] = {
     JobKind.ADAPT: AdaptConfig,
     JobKind.IMPORT_DRAFT: ImportConfig,
     JobKind.MEASURE: MeasureConfig,
+    JobKind.EXPORT: ExportConfig,
 }
 
 
@@ -130,16 +167,16 @@ def kind_of(task: Task) -> JobKind:
 
 
 def draft_named_by(task: Task) -> str | None:
-    """Return the base draft that a job needs, as its config names it; None for a job that brings its own."""
-    if isinstance(task, ImportConfig):
-        return None
+    """Return the base draft that a job needs, as its config names it; None for a job that names none."""
+    if isinstance(task, ImportConfig | ExportConfig):
+        return None  # an export's pack names it, and a draft with packs stays
     return task.base_draft if isinstance(task, AdaptConfig) else task.draft
 
 
 def _of_its_kind(value: Any) -> Any:
     """Turn a stored config into the class that its kind names."""
     if not isinstance(value, Mapping):
-        if isinstance(value, AdaptConfig | ImportConfig | MeasureConfig):
+        if isinstance(value, Task):
             return value
         raise ValueError("a job's config is an object")
     kind = value.get("kind", JobKind.ADAPT.value)

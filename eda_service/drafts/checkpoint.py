@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from eda_service.config.job import Method, TrainConfig
+from eda_service.drafts.dialects.names import VOCABULARY
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig, parse_draft_config
 from eda_service.drafts.freezing import frozen_sha256, is_within, prepare, trained_state
@@ -29,7 +30,6 @@ from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, UnsafeCheckpointError
 from eda_service.storage.inputs.tensor_header import TensorPlace, read_header
 
-_VOCAB = "draft_vocab"
 _FROZEN = "frozen_sha256"
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -69,10 +69,10 @@ def read_draft_vocab(directory: Path) -> Tensor | None:
     """
     path = directory / "draft.safetensors"
     try:
-        if _VOCAB not in read_header(path):
+        if VOCABULARY not in read_header(path):
             return None
         with safe_open(path, framework="pt") as stream:
-            vocab_W: Tensor = stream.get_tensor(_VOCAB)
+            vocab_W: Tensor = stream.get_tensor(VOCABULARY)
             return vocab_W
     except (SafetensorError, OSError, UnsafeCheckpointError) as error:
         raise ArtifactCorruptError(f"{path} cannot be read: {error}; fetch or publish it again") from error
@@ -116,7 +116,7 @@ def load_start(directory: Path, *, dtype: torch.dtype, device: torch.device) -> 
         draft = make_draft(config)
     try:
         with safe_open(path, framework="pt") as stream:
-            places = {name: place for name, place in read_header(path).items() if name != _VOCAB}
+            places = {name: place for name, place in read_header(path).items() if name != VOCABULARY}
             _require_fit({name: p.shape for name, p in draft.named_parameters()}, places, path)
             for name in places:
                 if is_within(name, draft.places.fuse):
@@ -175,7 +175,7 @@ def for_inference(loaded: LoadedDraft) -> LoadedDraft:
 
 
 def _with_vocab(tensors: dict[str, Tensor], vocab_W: Tensor | None) -> dict[str, Tensor]:
-    return tensors if vocab_W is None else {**tensors, _VOCAB: vocab_W.to(torch.int32).contiguous()}
+    return tensors if vocab_W is None else {**tensors, VOCABULARY: vocab_W.to(torch.int32).contiguous()}
 
 
 def _read_config(parse: Callable[[str], ConfigT], path: Path) -> ConfigT:
@@ -193,7 +193,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Tensor | None]:
         raise ArtifactCorruptError(
             f"{path} cannot be read as safetensors: {error}; fetch or publish it again"
         ) from error
-    vocab_W = tensors.pop(_VOCAB, None)
+    vocab_W = tensors.pop(VOCABULARY, None)
     return tensors, vocab_W
 
 

@@ -16,18 +16,11 @@ from eda_service.drafts.dialects import names
 from eda_service.drafts.dialects.record import BaseTarget, Dialect, DialectRecord
 from eda_service.drafts.dialects.write import DialectForm, dialect_form
 from eda_service.drafts.draft_config import Eagle3Config
-from eda_service.errors import InputError
 from eda_service.export.files.eda_config import Destination, ExportForm
 from eda_service.export.files.values import widest
 from eda_service.export.vllm_plugin import EAGLE3_ARCHITECTURE, EAGLE3_QWEN3_ARCHITECTURE
 from eda_service.targets.head import LmHead
 
-DEFAULT_DIALECT = Dialect.MODELOPT
-_READ_BY = {
-    Destination.VLLM: (Dialect.EAGLE3, Dialect.SPECFORGE, Dialect.ANGELSLIM, Dialect.SPECULATORS, Dialect.MODELOPT),
-    Destination.SGLANG: (Dialect.EAGLE3, Dialect.SPECFORGE, Dialect.ANGELSLIM, Dialect.MODELOPT),
-    Destination.HF: tuple(each for each in Dialect if each is not Dialect.EAGLE1),
-}
 _ADDED = "lm_head_added.weight"
 """Rows that an adaptation added after those of the draft's own head."""
 _VLLM_LLAMA = (["LlamaForCausalLM"], ["LlamaForCausalLMEagle3"], ["Eagle3LlamaForCausalLM"])
@@ -45,32 +38,6 @@ class Eagle3Parts:
 
     config: Eagle3Config
     tensors: dict[str, Tensor]
-
-
-def choose_dialect(
-    wanted: Dialect | None, record: DialectRecord | None, destination: Destination, form: ExportForm
-) -> Dialect:
-    """Choose the dialect that was asked for, else the one of the imported draft, else one that the destination reads.
-
-    Raises:
-        InputError: The destination does not read the dialect that was asked for.
-    """
-    readable = _READ_BY[destination]
-    if form is ExportForm.PLUGIN:
-        if wanted is not None:
-            raise InputError(
-                f"--dialect {wanted} says how a dense draft is written; the plugin form has files of its own: leave it "
-                "out, or export --form dense",
-                param="dialect",
-            )
-        return DEFAULT_DIALECT
-    if wanted is not None and wanted not in readable:
-        raise InputError(
-            f"--dialect {wanted} is not one that {destination} reads; name one of {', '.join(readable)}",
-            param="dialect",
-        )
-    came = record.dialect if record is not None and record.dialect in readable else DEFAULT_DIALECT
-    return wanted or came
 
 
 def engine_parts(

@@ -8,13 +8,16 @@ run. If an engine loaded a draft and computed something else, only a low accepta
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from eda_service.drafts.draft_config import DraftConfig, Eagle3Config
 from eda_service.errors import TargetIncompatibleError
 from eda_service.export.files.eda_config import Destination, ExportForm
-from eda_service.targets.head import LmHead
+
+if TYPE_CHECKING:  # the API asks for reasons, and loads no torch
+    from torch import Tensor
+
+    from eda_service.targets.head import LmHead
 
 _VLLM_FC = "fc has a bias, and vLLM's class has none there and fails to load it"
 _SGLANG_EMBEDDING = "it has an embedding of its own, which SGLang replaces by the target's"
@@ -35,19 +38,37 @@ def require_computed(
     Raises:
         TargetIncompatibleError: The engine would compute something else; the message says what.
     """
+    num_scored = None if vocab_W is None else len(vocab_W)
+    refused = refusal(config, num_scored, destination, form, has_head_bias=lm_head.bias_V is not None)
+    if refused is not None:
+        raise TargetIncompatibleError(refused, param="to")
+
+
+def refusal(
+    config: DraftConfig, num_scored: int | None, destination: Destination, form: ExportForm, *, has_head_bias: bool
+) -> str | None:
+    """Why a destination's engine would not compute what the draft does; None: it would.
+
+    Args:
+        config: Of the draft.
+        num_scored: Tokens that it scores; None: all.
+        destination: Who will load it.
+        form: Dense or plugin.
+        has_head_bias: Whether the target's head has one.
+    """
     if destination is Destination.HF:
-        return
+        return None
     if isinstance(config, Eagle3Config):
         of_engine = _vllm_eagle3 if destination is Destination.VLLM else _sglang_eagle3
-        reasons = [*of_engine(config, form), *_head(config, vocab_W, lm_head)]
+        reasons = [*of_engine(config, form), *_head(config, num_scored, has_head_bias)]
     else:
         reasons = _vllm_eagle1(config) if destination is Destination.VLLM else _sglang_eagle1(config)
-    if reasons:
-        raise TargetIncompatibleError(
-            f"this draft of kind {config.kind} cannot be exported for {destination}: {'; '.join(reasons)}. Serve it "
-            "with the built-in engine, or export it --to hf",
-            param="to",
-        )
+    if not reasons:
+        return None
+    return (
+        f"this draft of kind {config.kind} cannot be exported for {destination}: {'; '.join(reasons)}. Serve it "
+        "with the built-in engine, or export it --to hf"
+    )
 
 
 def shorter_than_target(config: DraftConfig, destination: Destination, max_context: int) -> str | None:
@@ -118,17 +139,16 @@ def _sglang_eagle3(config: Eagle3Config, form: ExportForm) -> list[str]:
     )
 
 
-def _head(config: Eagle3Config, vocab_W: Tensor | None, lm_head: LmHead) -> list[str]:
-    takes_rows = not config.own_head and vocab_W is not None
-    reorders = vocab_W is not None and len(vocab_W) == config.vocab_size
+def _head(config: Eagle3Config, num_scored: int | None, has_head_bias: bool) -> list[str]:
+    takes_rows = not config.own_head and num_scored is not None
     return _chosen(
         [
             (
-                takes_rows and lm_head.bias_V is not None,
+                takes_rows and has_head_bias,
                 "it scores with rows of the target's head, which has a bias, for which the engine has no place",
             ),
             (
-                reorders,
+                num_scored == config.vocab_size,
                 "its head's rows are all of the target's tokens in another order, which the engine does not read",
             ),
         ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +22,7 @@ from eda_service.errors import InputError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings, answer, mean_gate_weights, measure, split
 from eda_service.export.command import ServedTarget, serve_command, serving_needs
 from eda_service.export.dense import fold, is_gated
-from eda_service.export.eagle3 import choose_dialect
 from eda_service.export.engine_limits import require_computed, shorter_than_target
-from eda_service.export.files.contents import keeps_vocabulary, require_dialect
 from eda_service.export.files.directory import (
     check_written,
     published,
@@ -35,6 +34,7 @@ from eda_service.export.files.directory import (
 from eda_service.export.files.eda_config import Destination, EdaConfig, ExportCalibration, ExportedGate, ExportForm
 from eda_service.export.files.values import file_tensors, stored_tensors
 from eda_service.export.files.written import contents_of
+from eda_service.export.forms import choose_dialect, keeps_vocabulary, require_dialect
 from eda_service.export.source import Source, find_source
 from eda_service.measured_rows import Frozen
 from eda_service.progress import ProgressCallback, no_progress
@@ -142,10 +142,9 @@ def export_source(
     if warning is not None:
         logger.warning(warning)
     exported, calibration = _make(source, target, request, on_progress)
-    on_progress("write", 0, None)
-    eda = _write(request, source, target, exported, calibration, dialect)
-    if request.merged_target is not None:
-        on_progress("merge", 0, None)
+    with _merged(request, spec, on_progress):
+        on_progress("write", 0, None)
+        eda = _write(request, source, target, exported, calibration, dialect)
     command = serve_command(
         request.out.absolute(), _served_target(request, spec), eda, request.calibration.num_draft_tokens
     )
@@ -280,11 +279,23 @@ def _gate(draft: Draft, form: ExportForm) -> ExportedGate:
     return ExportedGate.SOFTMAX if draft.private.mix is Mix.SOFTMAX else ExportedGate.SUM
 
 
+@contextmanager
+def _merged(request: ExportRequest, spec: TargetSpec, on_progress: ProgressCallback) -> Iterator[None]:
+    """Write the target merged where that is asked for; it takes its place only when the block, which puts the export
+    into its own, has ended well: of an export that is broken off neither is there.
+    """
+    if request.merged_target is None:
+        yield
+        return
+    with published(request.merged_target, "merged_target") as staging:
+        on_progress("merge", 0, None)
+        write_merged(spec, staging)
+        yield
+
+
 def _served_target(request: ExportRequest, spec: TargetSpec) -> ServedTarget:
-    """Return the target that the engine must load; if it is to be merged, write it."""
+    """Return the target that the engine must load."""
     if request.merged_target is not None:
-        with published(request.merged_target, "merged_target") as staging:
-            write_merged(spec, staging)
         return ServedTarget(str(request.merged_target.absolute()))
     found = resolve_target(spec)
     if found.adapter_dir is not None:

@@ -25,7 +25,11 @@ from eda_service.jobstore.vault import SealedSecretError, is_sealed, require_vau
 _MAX_ERROR_CHARACTERS = 500
 _MAX_TRIES = 1_000_000
 _PLAIN_SECRET = "whsec_"
-_SPOKEN_KINDS = {JobKind.IMPORT_DRAFT.value: "draft_import", JobKind.MEASURE.value: "measurement"}
+_SPOKEN_KINDS = {
+    JobKind.IMPORT_DRAFT.value: "draft_import",
+    JobKind.MEASURE.value: "measurement",
+    JobKind.EXPORT.value: "export",
+}
 """First part of a message's type, for jobs that are not adaptations."""
 
 

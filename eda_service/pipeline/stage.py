@@ -4,7 +4,7 @@ A stage reads the records before its own (`run.require`), works, and returns its
 draft with the version that stage validate found. The header above them
 (schema version, times, config, seed, library versions) is filled in here, for all stages alike. Each module of a stage
 ends with its `StageRunner`; a way through the pipeline is a tuple of them (`driver.ADAPTING`, `pretrain`,
-`import_draft.IMPORTING`).
+`import_draft.IMPORTING` and its like).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from eda_service.config.job import AdaptConfig
-from eda_service.config.tasks import ImportConfig, MeasureConfig
+from eda_service.config.tasks import ExportConfig, ImportConfig, MeasureConfig
 from eda_service.errors import ArtifactCorruptError
 from eda_service.pipeline.failures import own_error
 from eda_service.pipeline.stage_log import log_end, log_start
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 RecordT = TypeVar("RecordT", bound=Record)
 OtherT = TypeVar("OtherT", bound=Record)
-TaskT = TypeVar("TaskT", AdaptConfig, ImportConfig, MeasureConfig, default=AdaptConfig)
+TaskT = TypeVar("TaskT", AdaptConfig, ImportConfig, MeasureConfig, ExportConfig, default=AdaptConfig)
 
 
 def _nothing(_run: RunDir) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from waiting import TEST_TIMEOUT_S
 from eda_service.cli.main import app
 from eda_service.client import Adaptation, ApiError, Client
 from eda_service.config.job import TargetSpec
+from eda_service.export.files.directory import read_export
 from eda_service.raycluster import processes
 from eda_service.records import DraftCheckpoint, EvalReport, SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.runs.run import RunDir
@@ -190,6 +192,25 @@ def test_a_stream_says_the_same_and_ends_once(service: Service, chat: openai.Ope
     raw = httpx.post(f"{service.up_file['api_url']}/v1/chat/completions", json=asked, timeout=60).text
     assert raw.count("data: [DONE]") == 1
     assert raw.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.usefixtures("adapted")
+def test_its_pack_is_exported_and_downloaded(service: Service, tmp_path: Path) -> None:
+    """The archive holds an export that reads back whole, and names no place of the service."""
+    with Client(str(service.up_file["api_url"])) as client:
+        body = {"pack": f"{NAME}@latest", "to": "vllm", "form": "dense", "num_prompts": 8}
+        job = client.jobs.wait(client.exports.create(body).id, timeout_s=TEST_TIMEOUT_S)
+        assert job.status == "succeeded", client.jobs.logs(job.id)
+        made = client.exports.get(job.id)
+        client.exports.download(job.id, tmp_path / "export.tar")
+    with tarfile.open(tmp_path / "export.tar") as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    eda, _ = read_export(unpacked)
+    assert f"{eda.source.replace('@', '-')}-vllm-dense" == unpacked.name
+    assert made.exported_acceptance_length is not None
+    assert made.serve_command is not None
+    assert str(service.home) not in made.serve_command + (unpacked / "SERVE.txt").read_text()
 
 
 def test_stops_seeds_and_raw_prompts(chat: openai.OpenAI, greedy_text: str) -> None:

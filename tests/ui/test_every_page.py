@@ -12,7 +12,8 @@ from ui_service import UiService
 MOST_BYTES = 300_000
 NAMES = [
     *("home", "jobs", "job-finished", "job-running", "job-failed", "job-queued", "logs"),
-    *("new", "files", "draft-import", "drafts", "draft", "packs", "pack", "deployments", "deployment", "playground"),
+    *("new", "files", "draft-import", "drafts", "draft", "packs", "pack", "pack-export"),
+    *("deployments", "deployment", "playground"),
     *("api", "api-part", "not-here"),
 ]
 

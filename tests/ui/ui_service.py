@@ -19,16 +19,20 @@ from pathlib import Path
 import httpx
 from job_files import finish_job, write_records
 
+from eda_service.config.export_forms import Destination
 from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
+from eda_service.config.tasks import ExportConfig
 from eda_service.jobstore import Deployment, JobStore, Status
 from eda_service.raycluster.processes import free_port
 from eda_service.storage.runs.run import RunDir
+from tests.exported_packs import finish_export, put_exportable
 from tests.pack_files import put_pack
 from tests.waiting import wait_for, work_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET = "smollm2-135m-math"
 ADAPTED, PLAIN = TARGET, f"{TARGET}-base"
+EXPORTED = "smollm2-135m-eagle3-math"
 SERVED = {"model": TARGET, "adapter": None, "revision": None, "dtype": "auto"}
 
 
@@ -62,6 +66,7 @@ class UiService:
             "draft": "/ui/drafts/smollm2-135m@3",
             "packs": "/ui/packs",
             "pack": f"/ui/packs/{TARGET}",
+            "pack-export": f"/ui/packs/{EXPORTED}/export",
             "deployments": "/ui/deployments",
             "deployment": f"/ui/deployments/{ADAPTED}",
             "playground": "/ui/playground",
@@ -85,6 +90,7 @@ def ui_service(home: Path, *, num_jobs: int = 1000, serve_port: int | None = Non
     _run(store, home, running)
     queued = _create(store, seed=10_003)
     pack = put_pack(home, TARGET, 2.61, base=1.33)
+    _export(store, home)
     for name, served in ((ADAPTED, pack), (PLAIN, None)):
         row = Deployment(name=name, target=SERVED, base_draft="smollm2-135m@2", pack=served, pack_ref=served)
         store.deployments.put(row, made_by="local", reason="created")
@@ -103,6 +109,13 @@ def _create(store: JobStore, *, seed: int, owner: str = "local", num_prompts: in
         seed=seed,
     )
     return store.jobs.create(config, owner=owner, labels={"team": owner}, force=True)[0].id
+
+
+def _export(store: JobStore, home: Path) -> None:
+    """A pack over an EAGLE-3 draft, which SGLang takes in one form alone, and an export of it."""
+    made = put_exportable(home, EXPORTED, base_draft="smollm2-135m-eagle3@1")
+    config = ExportConfig(target=TargetSpec(model=TARGET), pack=made, to=Destination.VLLM)
+    finish_export(store, home, store.jobs.create(config, owner="local", labels={}, force=True)[0])
 
 
 def _fail(store: JobStore, job_id: str) -> None:

@@ -10,8 +10,18 @@ import pytest
 from pydantic import ValidationError
 
 from eda_service.capacity import Capacity
+from eda_service.config.export_forms import Destination
 from eda_service.config.job import AdaptConfig, TargetSpec
-from eda_service.config.tasks import ID_PREFIXES, ImportConfig, JobKind, MeasureConfig, Task, kind_of, parse_task
+from eda_service.config.tasks import (
+    ID_PREFIXES,
+    ExportConfig,
+    ImportConfig,
+    JobKind,
+    MeasureConfig,
+    Task,
+    kind_of,
+    parse_task,
+)
 from eda_service.errors import InputError
 from eda_service.planning.placement import needed_at_once
 from eda_service.storage.runs.run import RunDir
@@ -22,6 +32,7 @@ TASKS: dict[JobKind, Task] = {
     JobKind.ADAPT: AdaptConfig(target=TARGET),
     JobKind.IMPORT_DRAFT: ImportConfig(target=TARGET, source="org/draft", overrides={"layers": "[1, 2]"}),
     JobKind.MEASURE: MeasureConfig(target=TARGET, draft="small@1", temperatures=(0.0,)),
+    JobKind.EXPORT: ExportConfig(target=TARGET, pack="math@1", to=Destination.SGLANG),
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, TargetSpec
-from eda_service.config.tasks import ImportConfig, MeasureConfig
+from eda_service.config.tasks import ExportConfig, ImportConfig, MeasureConfig
 from eda_service.drafts.source import is_pickled_draft
 from eda_service.errors import (
     DatasetInvalidError,
@@ -116,6 +116,16 @@ class Targets:
             self._look_at_target(config.base_target, found)
         self._look_at_target(config.target, found)
         self._look_at_dataset(config.dataset, "dataset.source", found)
+        return found
+
+    def look_for_export(self, config: ExportConfig) -> Found:
+        """Look for the target of a pack that is exported.
+
+        Raises:
+            InputError: A subclass that says which field is at fault.
+        """
+        found = Found()
+        self._look_at_target(config.target, found)
         return found
 
     def _look_at_target(self, spec: TargetSpec, found: Found) -> None:

@@ -1,10 +1,10 @@
-"""What imports and measurements have in common at submit: what the cluster and the hub say of them."""
+"""What imports, measurements and exports have in common at submit: what the cluster and the hub say of them."""
 
 from __future__ import annotations
 
 from api.jobs.jobs import Queued
 from api.jobs.submission.targets import Found
-from eda_service.config.tasks import ImportConfig, MeasureConfig
+from eda_service.config.tasks import ExportConfig, ImportConfig, MeasureConfig
 from eda_service.errors import ClusterShortfallError, InputError
 from eda_service.planning.placement import need_of
 from eda_service.raycluster.nodes import RayCluster
@@ -21,7 +21,7 @@ class TaskChecks:
     def __init__(self, cluster: RayCluster | None, *, cluster_grows: bool = False) -> None:
         self._cluster, self._grows = cluster, cluster_grows
 
-    def queued(self, config: ImportConfig | MeasureConfig, found: Found, *, force: bool) -> Queued:
+    def queued(self, config: ImportConfig | MeasureConfig | ExportConfig, found: Found, *, force: bool) -> Queued:
         """What goes into the queue.
 
         Args:

@@ -28,14 +28,14 @@ from eda_service.formatting import size
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="Look at jobs, cancel and retry them: adaptations, and imports and measurements by their ids.",
+    help="Look at jobs, cancel and retry them: adaptations, and imports, measurements and exports by their ids.",
     epilog=example("eda jobs ls"),
 )
 
 _MAX_PRIORITY = 100
 _BEGINS_TO_LOAD_S, _READY_TIMEOUT_S = 10.0, 600.0
 
-KindName = Literal["import_draft", "measure"]
+KindName = Literal["import_draft", "measure", "export"]
 StatusName = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled"]
 
 
@@ -45,7 +45,9 @@ def ls(
     labels: Annotated[
         list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="Only jobs with this pair; repeatable.")
     ] = None,
-    kind: Annotated[KindName | None, typer.Option(help="Imports or measurements in place of adaptations.")] = None,
+    kind: Annotated[
+        KindName | None, typer.Option(help="Imports, measurements or exports instead of adaptations.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="At most this many.")] = 20,
     everything: Annotated[bool, typer.Option("--all", help="Every job, whatever --limit says.")] = False,
     url: UrlOption = None,

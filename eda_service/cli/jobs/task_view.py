@@ -1,4 +1,4 @@
-"""How imports and measurements look in a terminal: their jobs, drafts with their checks, results."""
+"""How imports, measurements and exports look in a terminal: their jobs, drafts with their checks, results."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from eda_service.client import ApiError, Client, Draft, DraftCheck, Job
 from eda_service.client.answers.task_answers import Acceptance, Measured
 from eda_service.formatting import duration, percent
 
-_PREFIXES = ("import_", "measure_")
+_PREFIXES = ("import_", "measure_", "export_")
 _ADAPTATION = "adapt_"
 
 
 def is_task(client: Client, job_id: str) -> bool:
-    """Whether a job is an import or a measurement, which the service keeps beside adaptations.
+    """Whether a job is an import, a measurement or an export, which the service keeps beside adaptations.
 
     The ids that the service gives say so; of one that somebody chose for a job started by hand, the service is asked.
     """

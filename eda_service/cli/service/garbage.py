@@ -19,6 +19,7 @@ from pathlib import Path
 
 from eda_service.config.job import AdaptConfig, EngineKind
 from eda_service.errors import NotFoundError
+from eda_service.export.repositories.pack_pull import PULLED
 from eda_service.ids import is_file_id, made_at_s
 from eda_service.jobstore import Job, JobStore
 from eda_service.jobstore.jobs.status import LIVE, TERMINAL, Status
@@ -26,11 +27,13 @@ from eda_service.references import Reference
 from eda_service.storage.files import directory_bytes, temporary_name
 from eda_service.storage.inputs.input_files import ABANDONED_S, INPUTS, UPLOADS, forget_copy, forget_upload
 from eda_service.storage.published import registry
+from eda_service.storage.staging import abandoned, discard_abandoned
 
 _DAY_S = 86_400
 _STATES = ("generate/*.features.safetensors", "select/*.features.safetensors", "generate/target_io.safetensors")
 _CHECKPOINTS = ("train/ray", "train/start")
 _FETCHED = ("read/draft", "read/scratch")  # of an import, once it has ended
+_EXPORTED = ("export/files", "export/.files.*")
 _PACK_COPY = "train/pack"
 _LOCK = "driver.lock"
 _MAX_TOLD = 3
@@ -43,8 +46,8 @@ class Garbage:
     """Files that may go together.
 
     Attributes:
-        kind: `run`, `upload`, `input`, `export` or `cache`.
-        name: A job's id, an uploaded file's, the sha256 of a copied prompt file, an export's, a model's.
+        kind: `run`, `upload`, `input`, `pull`, `export` or `cache`.
+        name: The id of a job or an uploaded file, the sha256 of a copied prompt file, or the name of a directory.
         paths: Files and directories.
         size_bytes: Of them.
         why: Nothing needs them.
@@ -82,7 +85,7 @@ def find_garbage(home: Path, store: JobStore, *, days: float, caches: Path | Non
         caches: Fetched models, which all homes share; None: they are not looked at.
     """
     kept: list[str] = []
-    found = [*_runs(home, store, days, kept), *_uploads(home, store), *_inputs(home, store, kept)]
+    found = [*_runs(home, store, days, kept), *_uploads(home, store), *_inputs(home, store, kept), *_pulls(home)]
     needing = _needing(home, store)
     if not _stays("export", needing, kept):
         found += list(_each(home / "exports", "export", "made again when a deployment asks for it", kept))
@@ -93,21 +96,29 @@ def find_garbage(home: Path, store: JobStore, *, days: float, caches: Path | Non
 
 def remove(garbage: Garbage, home: Path, store: JobStore) -> int:
     """Delete it; returns the bytes freed, 0 where it is needed by now."""
-    if garbage.kind == "upload":
-        forget_upload(garbage.name, home)
-        return garbage.size_bytes
-    if garbage.kind == "input":
-        if garbage.name in (_named_inputs(store) or {garbage.name}):
-            return 0
-        forget_copy(garbage.name, home)
-        return garbage.size_bytes
     if garbage.job_id is None:
-        return 0 if _stays(garbage.kind, _needing(home, store), []) else sum(map(_delete_whole, garbage.paths))
+        return _remove_shared(garbage, home, store)
     with _quiet(home / "runs" / garbage.job_id / _LOCK) as is_quiet:
         # A job that was queued again meanwhile waits for the lock, and makes anew what its records name.
         if not is_quiet or not _has_ended(garbage.job_id, store):
             return 0
         return sum(map(_delete, garbage.paths))
+
+
+def _remove_shared(garbage: Garbage, home: Path, store: JobStore) -> int:
+    """Delete what belongs to no single job; return the bytes freed, 0 if it is needed by now."""
+    if garbage.kind == "upload":
+        forget_upload(garbage.name, home)
+        return garbage.size_bytes
+    if garbage.kind == "pull":
+        return garbage.size_bytes if all(map(discard_abandoned, garbage.paths)) else 0
+    if garbage.kind != "input":
+        return 0 if _stays(garbage.kind, _needing(home, store), []) else sum(map(_delete_whole, garbage.paths))
+    named = _named_inputs(store)
+    if named is None or garbage.name in named:
+        return 0
+    forget_copy(garbage.name, home)
+    return garbage.size_bytes
 
 
 def _has_ended(job_id: str, store: JobStore) -> bool:
@@ -136,7 +147,7 @@ def _runs(home: Path, store: JobStore, days: float, kept: list[str]) -> Iterator
         is_old = (job.finished_at or job.created_at) <= before
         # A retry goes on from the checkpoints of a job that did not succeed.
         wanted = list(_CHECKPOINTS) if is_old or job.status is Status.SUCCEEDED else []
-        wanted += (*_STATES, *_FETCHED) if is_old else ()
+        wanted += (*_STATES, *_FETCHED, *_EXPORTED) if is_old else ()
         if is_old and job.status is Status.SUCCEEDED and _is_published(job, home):
             wanted.append(_PACK_COPY)
         paths = tuple(
@@ -164,7 +175,7 @@ def _uploads(home: Path, store: JobStore) -> Iterator[Garbage]:
 
 
 def _inputs(home: Path, store: JobStore, kept: list[str]) -> Iterator[Garbage]:
-    """Copies of prompt files that no job names: what was checked came to no job, or its job was removed."""
+    """List copies of prompt files that no job names: no job was made from the copy, or its job was removed."""
     paths = [path for path in sorted((home / INPUTS).glob("*.jsonl")) if not _is_fresh(path)]
     named = _named_inputs(store) if paths else set()
     if named is None:
@@ -187,6 +198,13 @@ def _named_inputs(store: JobStore) -> set[str] | None:
                 return None
             named |= set(_SHA256.findall(json.dumps(job.config)))
     return named
+
+
+def _pulls(home: Path) -> Iterator[Garbage]:
+    """What `eda packs pull` was fetching when it was killed; of versions before, which held no lock, what is old."""
+    old = [path for path in home.glob(".pull-*") if path.is_dir() and not path.is_symlink() and not _is_fresh(path)]
+    for path in (*sorted(old), *abandoned(home / PULLED)):
+        yield Garbage("pull", path.name, (path,), _size(path), "whoever fetched a pack there was killed")
 
 
 def _run_directories(home: Path) -> list[Path]:

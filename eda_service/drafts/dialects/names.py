@@ -7,6 +7,8 @@ import re
 D2T, T2D = "d2t", "t2d"
 LAYER, MIDLAYER = "layers.0.", "midlayer."
 MODEL = "model."
+VOCABULARY = "draft_vocab"
+"""In files of drafts and packs that are stored here: the token ids that are scored, int32."""
 EMBEDDING, HEAD, FINAL_NORM = "embed_tokens.weight", "lm_head.weight", "norm.weight"
 FC, FC_BIAS = "fc.weight", "fc.bias"
 INPUT_NORM, JOINT_NORM = "input_norm.weight", "fc_norm.weight"

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from eda_service.drafts.dialects.names import T2D
-from eda_service.drafts.draft_config import DraftConfig, Eagle1Config, Eagle3Config
+from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, TargetIncompatibleError
 from eda_service.export.files.eda_config import Destination, EdaConfig, ExportForm
@@ -40,25 +40,6 @@ _ARCHITECTURES = {
     (Destination.HF, ExportForm.DENSE): "LlamaForCausalLM",
     (Destination.HF, ExportForm.PLUGIN): VLLM_PLUGIN,
 }
-
-
-def require_dialect(config: DraftConfig) -> None:
-    """Refuse a kind of draft that no engine reads in this dialect.
-
-    Raises:
-        TargetIncompatibleError: The draft is neither EAGLE-1 nor EAGLE-3.
-    """
-    if not isinstance(config, Eagle1Config | Eagle3Config):
-        raise TargetIncompatibleError(
-            f"a draft of kind {config.kind} has no form that vLLM or SGLang reads yet; export drafts of kind eagle1 or "
-            "eagle3",
-            param="name",
-        )
-
-
-def keeps_vocabulary(config: DraftConfig, destination: Destination, form: ExportForm) -> bool:
-    """Whether an export keeps the draft vocabulary: vLLM's own EAGLE-1 class scores the target's whole vocabulary."""
-    return config.kind != "eagle1" or (destination, form) != (Destination.VLLM, ExportForm.DENSE)
 
 
 def tensors_of(

@@ -6,9 +6,8 @@ config.json, model.safetensors and, for SGLang with a draft vocabulary, token_ma
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from eda_service.export.files.contents import D2T, TOKEN_MAP, shapes_of
 from eda_service.export.files.eda_config import Destination, EdaConfig
 from eda_service.export.files.values import widest
 from eda_service.export.packed.pack_parts import VOCABULARIES, is_of_packs
-from eda_service.storage.files import publish_dir, sha256_file, temporary_name
+from eda_service.storage.files import publish_dir, sha256_file
+from eda_service.storage.staging import staged
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -46,23 +46,25 @@ def require_free(directory: Path, param: str) -> None:
 def published(directory: Path, param: str) -> Iterator[Path]:
     """Enter a staging directory that replaces `directory` when the block ends, and is removed if it fails.
 
+    What a killed process left there of an export to the same place is removed first.
+
     Raises:
         ConflictError: The path `directory` exists and is not empty.
         InputError: Nothing can be written beside `directory`.
     """
     require_free(directory, param)
-    staging = temporary_name(directory.absolute())
-    try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{directory} cannot be written: {error}; choose another directory", param=param) from error
-    try:
+    place = directory.absolute()
+    with ExitStack() as held:
+        try:
+            staging = held.enter_context(staged(place))
+        except OSError as error:
+            raise InputError(
+                f"{directory} cannot be written: {error}; choose another directory", param=param
+            ) from error
         yield staging
         _open_to_readers(staging)
         require_free(directory, param)
-        publish_dir(staging, directory.absolute())
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        publish_dir(staging, place)
 
 
 def _open_to_readers(staging: Path) -> None:

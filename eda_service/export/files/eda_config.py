@@ -10,33 +10,27 @@ from typing import Literal
 
 from pydantic import Field
 
+from eda_service.config.export_forms import Destination, ExportForm
 from eda_service.drafts.draft_config import AnyDraftConfig, PrivateConfig
 from eda_service.errors import TargetIncompatibleError
 from eda_service.measured_rows import Frozen
 from eda_service.records import TargetFingerprint
 
+__all__ = [
+    "SCHEMA_VERSION",
+    "Destination",
+    "EdaConfig",
+    "ExportCalibration",
+    "ExportForm",
+    "ExportedGate",
+    "ExportedPack",
+    "PackPlaces",
+]
 SCHEMA_VERSION = 1
 
 
 def _is_none(value: object) -> bool:
     return value is None
-
-
-class Destination(StrEnum):
-    """The engine that will load the export; `hf` is a layout for a hub and belongs to no engine."""
-
-    VLLM = "vllm"
-    SGLANG = "sglang"
-    HF = "hf"
-
-
-class ExportForm(StrEnum):
-    """The form of an export. Dense: the gate is folded into one SwiGLU for unmodified engines. Plugin: the gate is
-    kept.
-    """
-
-    DENSE = "dense"
-    PLUGIN = "plugin"
 
 
 class ExportedGate(StrEnum):

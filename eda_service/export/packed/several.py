@@ -22,10 +22,8 @@ from eda_service.drafts.draft_config import Eagle3Config
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import InputError
 from eda_service.export.command import ServedAdapter, ServedTarget, serve_command, serving_needs
-from eda_service.export.eagle3 import DEFAULT_DIALECT
 from eda_service.export.engine_limits import require_computed, shorter_than_target
 from eda_service.export.export import Exported, check_vocabulary
-from eda_service.export.files.contents import require_dialect
 from eda_service.export.files.directory import check_written, published, require_free, write_config, write_weights
 from eda_service.export.files.eda_config import (
     Destination,
@@ -37,6 +35,7 @@ from eda_service.export.files.eda_config import (
 )
 from eda_service.export.files.values import file_tensors, stored_tensors
 from eda_service.export.files.written import Contents, contents_of
+from eda_service.export.forms import DEFAULT_DIALECT, require_dialect
 from eda_service.export.packed.pack_parts import VOCABULARIES, in_export, own_parts, shared_sha256
 from eda_service.export.packed.packs_over import AdaptersPack, FoundPack, find_pack_over, token_ids
 from eda_service.export.source import BASE_DRAFT, Source, find_source

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,7 +34,10 @@ from eda_service.storage.inputs import bounded_json
 from eda_service.storage.published import registry
 from eda_service.storage.published.version_store import MANIFEST
 from eda_service.storage.runs.run import home_dir
+from eda_service.storage.staging import staged
 
+PULLED = "pull"
+"""What is being fetched lies beside this name in the home, which itself never exists."""
 MAX_JSON_BYTES = 1 << 20
 MAX_WEIGHTS_BYTES = 8 << 30
 _PARAMS, _WEIGHTS = "pack.json", "pack.safetensors"
@@ -68,8 +70,7 @@ def pull(source: PackSource, *, name: str | None = None, home: Path | None = Non
     root = home or home_dir()
     _check_listing(source, root)
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pull-", dir=root) as fetched:
-        files = Path(fetched)
+    with staged(root.absolute() / PULLED) as files:
         _fetch(source, MANIFEST, files)
         theirs = _manifest(files / MANIFEST, source)
         base = _base_draft(theirs, home)

@@ -37,7 +37,7 @@ from eda_service.errors import TargetIncompatibleError
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, transcribe
 from eda_service.export.dense import fold
-from eda_service.export.files.contents import require_dialect
+from eda_service.export.forms import require_dialect
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
 from eda_service.storage.samples.shards import Sample, read_shard, write_shard

@@ -41,7 +41,7 @@ PUBLIC = {
     ("GET", "/ui/docs"),
     ("GET", "/ui/docs/{tag}"),
 }
-OF_A_JOB = [(method, path) for method, path in ROUTES if "{job_id}" in path]
+OF_A_JOB = [(method, path) for method, path in ROUTES if "{job_id}" in path and "/exports/" not in path]  # no export
 
 
 def key(store: JobStore, owner: str, *scopes: str) -> str:

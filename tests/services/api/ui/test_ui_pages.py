@@ -185,7 +185,8 @@ def test_packs_show_versions_and_the_champion(client: TestClient, settings: Sett
     assert set(found) == {"math", "model"}
     assert "Champion: version 1" in found["math"].text
     assert [row[:3] for row in rows(found["math"])[1:]] == [["2", "1.40", "1.90"], ["1", "1.40", "2.00"]]
-    places = ["/ui/packs/model", f"/ui/jobs/{finished}", "/ui/packs/model/1.tar"]
+    export = "/ui/packs/model/export?version=1"
+    places = ["/ui/packs/model", f"/ui/jobs/{finished}", export, "/ui/packs/model/1.tar"]
     assert [each.attributes["href"] for each in found["model"].all("a")] == places
 
 

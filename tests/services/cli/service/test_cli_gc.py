@@ -29,6 +29,7 @@ HEAVY = {
     "select/shard-00000.features.safetensors": 3000,
     "train/ray/job/step-50/state.pt": 11_000,
     "train/start/draft.safetensors": 2000,
+    "export/files/model.safetensors": 1500,
 }
 PACK = {"train/pack/pack.safetensors": 900}
 LIGHT = {
@@ -122,7 +123,8 @@ def test_links_are_not_followed_out_of_a_run(eda: Cli, store: JobStore, tmp_path
     (elsewhere / "train" / "ray").mkdir(parents=True)
     (Path(eda.env["EDA_HOME"]) / "runs" / "other").symlink_to(elsewhere)
     told = gc(eda, "--days", "0", "--yes")
-    assert left(run) == {*HEAVY, *PACK, *LIGHT} - {"select/shard-00000.features.safetensors"}
+    gone = {"select/shard-00000.features.safetensors", "export/files/model.safetensors"}
+    assert left(run) == {*HEAVY, *PACK, *LIGHT} - gone
     assert "other: it is a link" in told["kept"]
 
 
@@ -246,7 +248,7 @@ def test_it_says_sizes_first_and_does_not_remove_without_an_answer(eda: Cli, sto
     store.jobs.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
     done = eda("gc", "--days", "0")
     assert done.exit_code == 0
-    assert "together 28.0 kB: 1 run" in done.stdout
+    assert "together 29.5 kB: 1 run" in done.stdout
     assert "nothing was removed; --yes" in done.stderr
     assert left(run) == {*HEAVY, *PACK, *LIGHT}
-    assert eda("gc", "--days", "0", "--yes").stdout.splitlines()[-1] == "freed 28.0 kB"
+    assert eda("gc", "--days", "0", "--yes").stdout.splitlines()[-1] == "freed 29.5 kB"

@@ -7,22 +7,28 @@ import pytest
 from api.settings import Settings
 from eda_service.config.tasks import JobKind
 
-KINDS = (JobKind.ADAPT, JobKind.IMPORT_DRAFT, JobKind.MEASURE)
+KINDS = (JobKind.ADAPT, JobKind.IMPORT_DRAFT, JobKind.MEASURE, JobKind.EXPORT)
+MODULES = ("adapt", "import_draft", "measure", "export")
 
 
 @pytest.mark.parametrize(
     ("environment", "commands"),
     [
-        ({}, ["python -m jobs.adapt", "python -m jobs.import_draft", "python -m jobs.measure"]),
+        ({}, [f"python -m jobs.{name}" for name in MODULES]),
         (
             {"EDA_JOB_COMMAND": "nice /opt/eda/bin/python -m jobs.adapt"},
-            [f"nice /opt/eda/bin/python -m jobs.{name}" for name in ("adapt", "import_draft", "measure")],
+            [f"nice /opt/eda/bin/python -m jobs.{name}" for name in MODULES],
         ),
-        ({"EDA_JOB_COMMAND": "/opt/run-job"}, ["/opt/run-job"] * 3),
-        ({"EDA_JOB_COMMAND": "python -m my.jobs.adapt.all"}, ["python -m my.jobs.adapt.all"] * 3),
+        ({"EDA_JOB_COMMAND": "/opt/run-job"}, ["/opt/run-job"] * 4),
+        ({"EDA_JOB_COMMAND": "python -m my.jobs.adapt.all"}, ["python -m my.jobs.adapt.all"] * 4),
         (
-            {"EDA_JOB_COMMAND": "/opt/run-job", "EDA_IMPORT_COMMAND": "import-it", "EDA_MEASURE_COMMAND": "measure-it"},
-            ["/opt/run-job", "import-it", "measure-it"],
+            {
+                "EDA_JOB_COMMAND": "/opt/run-job",
+                "EDA_IMPORT_COMMAND": "import-it",
+                "EDA_MEASURE_COMMAND": "measure-it",
+                "EDA_EXPORT_COMMAND": "export-it",
+            },
+            ["/opt/run-job", "import-it", "measure-it", "export-it"],
         ),
     ],
     ids=["none", "another Python", "one of one's own", "a module of one's own", "one for each kind"],

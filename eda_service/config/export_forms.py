@@ -1,0 +1,20 @@
+"""Who loads an export, and in which of two forms."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Destination(StrEnum):
+    """Who will load the export; `hf` is nobody's own layout, for a hub."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    HF = "hf"
+
+
+class ExportForm(StrEnum):
+    """Dense: the gate is folded into one SwiGLU, and unmodified engines load it. Plugin: the gate is kept."""
+
+    DENSE = "dense"
+    PLUGIN = "plugin"
