@@ -29,6 +29,7 @@ from eda_service.errors import (
     ResourceError,
 )
 from eda_service.field_errors import as_number, field_error
+from eda_service.field_unions import told_once
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +121,13 @@ def validation_message(
         The message, and the dotted name of the first field or None.
     """
     entries: list[str] = []
-    for error in errors[:MAX_ENTRIES]:
+    found = told_once(errors, model, skip=skip)
+    for error in found[:MAX_ENTRIES]:
         name = field_name(error["loc"][skip:])
         given = as_number(error.get("input")) if error["loc"][:1] in _WRITTEN else error.get("input")
         text = field_error({**error, "input": given}, name=name, loc=error["loc"][skip:], model=model)
         entries.append(text[:MAX_ENTRY_CHARACTERS])
-    first = field_name(errors[0]["loc"][skip:]) if errors else None
+    first = field_name(found[0]["loc"][skip:]) if found else None
     return ". ".join(entries), first or None  # an entry has semicolons of its own
 
 

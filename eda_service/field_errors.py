@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from eda_service.errors import InputError
 from eda_service.field_names import unknown_field
+from eda_service.field_unions import IS_KEY, UNION, told_once
 from eda_service.names import NAME_PATTERN, NAME_RULE, did_you_mean
 
 _WORD = re.compile(r"[A-Za-z0-9][\w.-]{0,31}")
@@ -54,12 +55,14 @@ def field_error(
     """Turn one entry of `ValidationError.errors()` into a sentence.
 
     Args:
-        error: Entry of the list of errors.
+        error: Entry of the list of errors, best one of `told_once`.
         name: Name of the field for the user; empty if the whole value is wrong.
         loc: Path of the field in `model`.
         model: Model that was validated; used to suggest a field name for an unknown field.
     """
     kind = str(error["type"])
+    if error.get(IS_KEY):
+        name = f"a key of {name}" if name else "a key"
     if kind == "extra_forbidden":
         return f"no field {name}; leave it out" if model is None else unknown_field(model, loc, name)
     if kind == "missing":
@@ -79,7 +82,7 @@ def first_error(error: ValidationError, model: type[BaseModel] | None = None, *,
         model: Model that was validated.
         prefix: Text before the field's dotted name.
     """
-    first = error.errors(include_url=False)[0]
+    first = told_once(error.errors(include_url=False), model)[0]
     name = prefix + ".".join(map(str, first["loc"]))
     return InputError(field_error(first, name=name, loc=first["loc"], model=model), param=name or None)
 
@@ -95,6 +98,8 @@ def as_number(value: object) -> object:
 def _problem(kind: str, error: Mapping[str, Any]) -> str | None:
     """Return the problem as words that follow the field's name; None: the error has words of its own."""
     context, value = error.get("ctx") or {}, error.get("input")
+    if kind == UNION:
+        return f"is {_shown(value)}; it must be {context['wanted']}"
     for ending in ("_parsing", "_parsing_size", "_type", "_from_float"):
         wanted = _WANTED.get(kind.removesuffix(ending)) if kind.endswith(ending) else _WANTED.get(kind)
         if wanted is not None:

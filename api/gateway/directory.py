@@ -12,6 +12,7 @@ from eda_service.jobstore import Deployment, JobStore, Load, served_version
 from eda_service.raycluster.serve_plan import group_of, route_prefix_of
 
 _MAX_AGE_S = 1.0
+_NOTHING = "nothing is served yet; `eda adapt` or `eda deployments create` serves a target"
 _SHOWN_NAMES = 20
 
 
@@ -72,10 +73,10 @@ class Directory:
         names = self.names(caller)
         if name in names:
             return self._entries[name]
-        shown = ", ".join(names[:_SHOWN_NAMES]) or "nothing"
         more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+        there = f"there is {', '.join(names[:_SHOWN_NAMES])}{more}" if names else _NOTHING
         raise ModelNotFoundError(
-            f"the model {name[:96]!r} does not exist, or you may not use it; there is {shown}{more}", param="model"
+            f"the model {name[:96]!r} does not exist, or you may not use it; {there}", param="model"
         )
 
     def _read(self) -> None:

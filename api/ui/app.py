@@ -20,6 +20,7 @@ from api.ui.access import LoginNeededError, known_visitor
 from api.ui.rendering import PREFIX, STATIC, environment, render
 from api.ui.routes import deployments, drafts, exports, files, home, jobs, login, new, packs, playground, reference
 from eda_service.errors import EdaError, InputError, NotFoundError
+from eda_service.named_routes import reworded
 
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
@@ -32,6 +33,15 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
+}
+_PAGES = {
+    "adaptations": "Jobs",
+    "deployments": "Deployments",
+    "drafts": "Drafts",
+    "files": "Prompts",
+    "jobs": "Jobs",
+    "models": "Deployments",
+    "packs": "Packs",
 }
 _TITLES = {400: "Not possible", 401: "Not logged in", 403: "Not allowed", 404: "Not here", 409: "Not now"}
 
@@ -94,7 +104,14 @@ async def _on_error(request: Request, error: Exception) -> Response:
         return _to_login(request)
     status = errors.status_of(found)
     title = _TITLES.get(status, "Something failed" if status >= 500 else "Not possible")
-    return render(request, "error.html", known_visitor(request), status=status, title=title, message=found.message)
+    message = reworded(found.message, _page)
+    return render(request, "error.html", known_visitor(request), status=status, title=title, message=message)
+
+
+def _page(resource: str, one: str | None) -> str | None:
+    """The page that shows what a route does."""
+    label = _PAGES.get(resource)
+    return None if label is None else f"the page {label}" if one is None else f"the page of {one}"
 
 
 def _as_ours(error: Exception) -> EdaError:

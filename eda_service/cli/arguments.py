@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -12,6 +12,7 @@ import typer
 
 from eda_service.cli.completion.offered import offered
 from eda_service.client import Client
+from eda_service.config import presets
 from eda_service.errors import InputError
 
 _BEGINNING = re.compile(r"[a-z]+_0[0-9A-HJKMNP-TV-Z]{0,24}")  # of an id of ours; others were chosen by somebody
@@ -58,6 +59,27 @@ def complete_pack(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 def complete_draft(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Base drafts as name@version."""
     return _offered("draft", ctx, incomplete)
+
+
+@offering("file")
+def complete_file(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Ids of uploaded files, with their names."""
+    return _offered("file", ctx, incomplete)
+
+
+def one_of(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """What completes a value that is one of some words, or something that only the user knows."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+complete_preset = one_of(presets.names())
+
+
+def complete_target(incomplete: str) -> list[str]:
+    """Targets that have a name of their own; hub ids and directories are the user's."""
+    from eda_service.targets.files.resolve import known_targets
+
+    return [name for name in known_targets() if name.startswith(incomplete)]
 
 
 def _offered(kind: str, ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
@@ -135,8 +157,14 @@ def as_pairs(texts: list[str], option: str) -> dict[str, str]:
 
 
 def as_path(value: str) -> str:
-    """A path made absolute, since the service does not share our working directory; anything else is an id."""
+    """A path made absolute, since the service does not share our working directory; anything else is an id.
+
+    Raises:
+        InputError: It begins in our working directory, and nothing is there.
+    """
     path = os.path.expanduser(value)
+    if value.startswith(("./", "../")) and not os.path.lexists(path):
+        raise InputError(f"nothing is at {value[:256]}; check the path")
     if value.startswith(("/", "./", "../", "~")) or os.path.exists(path):  # neither raises, whatever the text
         return str(Path(path).absolute())
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,12 +18,14 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from typer.core import TyperGroup
 
+from eda_service.cli.as_commands import as_commands
 from eda_service.cli.default_map import default_map
 from eda_service.cli.defaults import DefaultsFile, read_key
 from eda_service.client import DEFAULT_URL, ApiError, Client, ServiceUnreachableError
 from eda_service.environment import Environment
 from eda_service.errors import EdaError, InputError
 from eda_service.field_errors import as_number, field_error
+from eda_service.names import did_you_mean
 from eda_service.raycluster.up_file import read_up
 
 out = Console(soft_wrap=True, highlight=False)  # lines are copied and piped: the terminal may wrap them, we do not
@@ -56,6 +59,7 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 UseGpuOption = Annotated[bool, typer.Option("--use-gpu", help="Reserve a GPU for it.")]
 HomeOption = Annotated[Path | None, typer.Option("--home", help="State root; default: EDA_HOME or ~/.eda.")]
 
+_NOT_ONE_OF = " is not one of "
 _JSON, _JSON_FLAG = "eda.json", "--json"
 
 
@@ -168,11 +172,18 @@ def example(*lines: str) -> str:
 
 @contextmanager
 def detachable(job_id: str, url: str | None) -> Iterator[None]:
-    """Ctrl-C inside leaves with exit code 0: the job goes on, and a line on standard error says how to come back."""
+    """Ctrl-C inside leaves with exit code 0: the job goes on, and a line on standard error says how to come back.
+
+    Raises:
+        ServiceUnreachableError: The service went away meanwhile; what becomes of the job is said, too.
+    """
+    back = f"eda jobs watch {job_id}" + (f" --url {shlex.quote(url)}" if url else "")
     try:
         yield
+    except ServiceUnreachableError as error:
+        message = f"{error.message}; it then goes on with the job from its last record: `{back}`"
+        raise ServiceUnreachableError(message, param=error.param) from error
     except KeyboardInterrupt:
-        back = f"eda jobs watch {job_id}" + (f" --url {shlex.quote(url)}" if url else "")
         err.print(f"detached; the job goes on, come back with `{back}`", markup=False)
         raise typer.Exit(Exit.OK) from None
 
@@ -194,16 +205,21 @@ def _option_error(error: ValidationError) -> str:
     """What is wrong with an option's value, which the person has typed and may see again."""
     first = error.errors(include_url=False)[0]
     problem = field_error({**first, "input": as_number(first["input"])}, name="it")
-    return problem.replace("it is text", f"it is {str(first['input'])[:64]!r}", 1)
+    given = repr(str(first["input"])[:64])
+    if _NOT_ONE_OF in problem:  # Typer's words for a choice
+        words = re.findall(r"'([^']*)'", problem.partition(_NOT_ONE_OF)[2])
+        return f"it is {given}; it must be {' or '.join(words)}{did_you_mean(str(first['input']), words)}"
+    return problem.replace("it is text", f"it is {given}", 1)
 
 
 def _print_error(error: EdaError, *, as_json: bool) -> None:
     request_id = error.request_id if isinstance(error, ApiError) else None
+    message = as_commands(error.message)
     if as_json:
-        fields = {"message": error.message, "param": error.param, "code": error.code, "request_id": request_id}
+        fields = {"message": message, "param": error.param, "code": error.code, "request_id": request_id}
         err.print(json.dumps({"error": fields}), markup=False)
         return
     param = f" (param: {error.param})" if error.param else ""
     request = f" [request {request_id}]" if request_id else ""
-    plain = f"{error.message}{param}{request}".replace("[", r"\[")
+    plain = f"{message}{param}{request}".replace("[", r"\[")
     err.print(f"[bold red]error:[/] {plain}")

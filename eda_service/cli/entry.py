@@ -23,6 +23,10 @@ def main() -> None:
         return
     from eda_service.cli.main import app
 
+    if sys.stderr.isatty():  # who completes lines sits at a terminal, and waits least here
+        from eda_service.cli.completion.completion import keep_tree
+
+        keep_tree(os.environ)
     app(prog_name="eda")
 
 

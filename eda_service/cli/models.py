@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from eda_service.cli.arguments import complete_target
 from eda_service.cli.bars import bars
 from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
 from eda_service.client import ServiceUnreachableError
@@ -40,7 +41,9 @@ def ls(url: UrlOption = None, as_json: JsonOption = False) -> None:
 
 @app.command(epilog=example("eda models fetch smollm2-135m-math"))
 def fetch(
-    name: Annotated[str, typer.Argument(help="Shipped or embedded target, directory or hub id.")],
+    name: Annotated[
+        str, typer.Argument(help="Shipped or embedded target, directory or hub id.", autocompletion=complete_target)
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Bring a target to this machine, so that the first job need not."""

@@ -55,11 +55,12 @@ def parse_assignments(texts: Iterable[str]) -> dict[str, Any]:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise InputError(f"--set {text!r} goes through a field that another --set gave a value", param="set")
-        place[last] = _value(value)
+        place[last] = json_or_text(value)
     return nested
 
 
-def _value(text: str) -> Any:
+def json_or_text(text: str) -> Any:
+    """What a value of a command line is: JSON where it is that, else the text itself."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

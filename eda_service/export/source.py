@@ -100,7 +100,7 @@ def _base_draft(reference: str, home: Path | None) -> Source:
     except (BaseDraftMissingError, NotFoundError) as error:
         raise NotFoundError(
             f"no pack and no base draft {reference[:96]!r}; packs: {', '.join(pack_names(home)) or 'none'}; "
-            f"base drafts: {', '.join(list_drafts(home)) or 'none'}",
+            f"base drafts: {', '.join(list_drafts(home)) or 'none'}; name one of them, or make a pack with `eda adapt`",
             param="reference",
         ) from error
     manifest = read_draft_manifest(directory)

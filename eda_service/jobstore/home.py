@@ -20,10 +20,16 @@ def database_url(home: Path, given: str | None = None) -> str:
 
 def database_name(home: Path) -> str:
     """Return the database as text without a secret: a file with links resolved, or a URL without its password."""
+    file = database_file(home)
+    if file is not None:
+        return str(file)
+    return make_url(database_url(home)).set(query={}).render_as_string(hide_password=True)
+
+
+def database_file(home: Path) -> Path | None:
+    """Return the file of an SQLite database, with links resolved; None if a server has the database."""
     url = make_url(database_url(home))
-    if url.get_backend_name() == "sqlite":
-        return str(Path(url.database or "").resolve())
-    return url.set(query={}).render_as_string(hide_password=True)
+    return Path(url.database or "").resolve() if url.get_backend_name() == "sqlite" else None
 
 
 def open_store(home: Path) -> JobStore:

@@ -96,7 +96,7 @@ class KeyStore(Part):
         with self._write.begin() as session:
             row = session.get(KeyRow, key_id.replace("\0", ""))
             if row is None:
-                raise NotFoundError(f"no key {key_id[:32]!r}; list the keys to find its id", param="id")
+                raise NotFoundError(f"no key {key_id[:32]!r}; `eda keys ls` shows the ids", param="id")
             row.revoked_at = self._now() if row.revoked_at is None else row.revoked_at
             session.flush()
             return self._reader.reduced(KeyInfo, row)

@@ -57,7 +57,7 @@ def find(
         query = query.with_for_update(key_share=True)
     row = session.scalars(query).first()
     if row is None:
-        raise NotFoundError(f"no job {job_id[:64]!r}; list the jobs to find its id", param="id")
+        raise NotFoundError(f"no job {job_id[:64]!r}; GET /v1/jobs lists them", param="id")
     if token is not None and row.lease_token != token:
         raise LeaseLostError(
             f"job {row.id} is leased with token {row.lease_token} to {row.lease_holder or 'nobody'}, not with {token}; "

@@ -64,6 +64,7 @@ class Member:
             InputError: The home belongs to no service, the address is not of this machine, or the address has joined
                 already.
         """
+        self._node.require_home()  # before anything of a directory that is no home is changed
         private_home(self._home)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = take_lock(self._path.with_suffix(".lock"), f"{self._path.stem} has joined already")

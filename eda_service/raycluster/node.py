@@ -199,17 +199,25 @@ class JoinedNode:
         self.mark = secrets.token_hex(16)
         self.directory = NodeDirectory()
 
-    def start(self) -> None:
-        """Start the node, after removing processes and files that an earlier one left.
+    def require_home(self) -> None:
+        """Check that the home belongs to a cluster.
 
         Raises:
-            InputError: The home has no token, so it does not belong to a cluster.
+            InputError: It has no token.
         """
         if not token_path(self._home).is_file():
             raise InputError(
                 f"{self._home} holds no cluster's token; give the --home of `eda up`, on storage both machines share",
                 param="home",
             )
+
+    def start(self) -> None:
+        """Start the node, after removing whatever an earlier one left running.
+
+        Raises:
+            InputError: The home has no token, so it is not the cluster's.
+        """
+        self.require_home()
         processes.kill_marked(self.mark, sessions=() if self._child is None else (self._child.pid,))
         options = {
             "address": self._head_address,

@@ -18,6 +18,7 @@ from api.jobs.submission.prompt_files import OpenUpload, check_prompt_file
 from eda_service.config.job import AdaptConfig, DatasetSpec, SelfGenConfig, TargetSpec
 from eda_service.drafts.source import is_pickled_draft
 from eda_service.errors import (
+    DatasetInvalidError,
     DraftSourceMissingError,
     InputError,
     TargetNotFoundError,
@@ -110,6 +111,12 @@ def check(
 def _is_file(spec: DatasetSpec, param: str) -> bool:
     if is_file_id(spec.source):
         return True
+    if spec.source.startswith("file-") and "/" not in spec.source:
+        raise DatasetInvalidError(
+            f"{param} {spec.source[:64]!r} is no id of an uploaded file, which is file- and 26 letters and digits; GET "
+            "/v1/files lists them",
+            param=param,
+        )
     return spec.source != "self" and not _TASK.fullmatch(spec.source) and is_path(spec.source, param)
 
 

@@ -15,8 +15,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from eda_service.storage.files import temporary_name
 
 
-def write_tree(path: Path, stamp: str) -> Mapping[str, Any]:
-    """Describe the commands, keep that for the next time where it can be kept, and return it."""
+def write_tree(path: Path, *, form: int, stamp: str) -> Mapping[str, Any]:
+    """Describe the commands, keep that for the next time where it can be kept, and return it.
+
+    Args:
+        path: Of the file.
+        form: How the file is to be read.
+        stamp: Of which commands it is.
+    """
     import typer.main
 
     from eda_service.cli.main import app
@@ -25,7 +31,7 @@ def write_tree(path: Path, stamp: str) -> Mapping[str, Any]:
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time and nothing else
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_name(path)
-        temporary.write_text(json.dumps({"stamp": stamp, "tree": tree}), encoding="utf-8")
+        temporary.write_text(json.dumps({"form": form, "stamp": stamp, "tree": tree}), encoding="utf-8")
         os.replace(temporary, path)
     return tree
 

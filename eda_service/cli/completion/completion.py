@@ -4,6 +4,9 @@ A shell waits for this at each press of a key, so it imports neither the command
 the tree of commands, which `command_tree` wrote into the user's cache, and asks the service once, for as long as a
 person does not notice. What does not answer offers nothing: a shell that completes has no place for an
 error.
+
+The tree is written by the first command that is run in a terminal after the commands have changed (`keep_tree`), so
+that no press of a key waits for it: until then the tree of before is read.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from eda_service.cli.completion.offered import offered
 _SAFE = re.compile(r"[\w.@/+-]+")
 """What may be offered: shells evaluate what they are given, and names of the service are somebody else's."""
 _NOT_SAFE = re.compile(r"[^\w.@/+ -]")
+FORM = 1
+"""Of the file with the tree; another number where this module reads another one."""
 
 
 class Answer(NamedTuple):
@@ -55,8 +60,6 @@ def answer(shell: str, environment: Mapping[str, str]) -> Answer | None:
     if shell not in {"complete_bash", "complete_zsh", "complete_fish"}:
         return None
     tree = read_tree(environment)
-    if tree is None:
-        return None
     line = _bash_line(environment) if shell == "complete_bash" else _written_line(environment)
     items = [item for item in complete(tree, line, environment) if _SAFE.fullmatch(item.value)]
     if shell == "complete_bash":
@@ -85,19 +88,35 @@ def complete(tree: Mapping[str, Any], line: Line, environment: Mapping[str, str]
     return [] if source is None else _of(source, line.incomplete, place.given, environment)
 
 
-def read_tree(environment: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """The tree in the cache, made anew where the commands have changed since."""
-    path, now = tree_path(environment), tree_stamp()
+def read_tree(environment: Mapping[str, str]) -> Mapping[str, Any]:
+    """The tree in the cache, of these commands or of those before them; made here where there is none."""
+    kept = _kept(environment)
+    if kept is None:
+        return _write(environment, tree_stamp())
+    tree: Mapping[str, Any] = kept["tree"]
+    return tree
+
+
+def keep_tree(environment: Mapping[str, str]) -> None:
+    """Write the tree into the cache where it is none of these commands."""
+    kept, now = _kept(environment), tree_stamp()
+    if kept is None or kept["stamp"] != now:
+        _write(environment, now)
+
+
+def _kept(environment: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """What is in the cache; None: nothing, or what another version cannot be read from."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["stamp"] == now:
-            found: Mapping[str, Any] = kept["tree"]
-            return found
+        kept: Mapping[str, Any] = json.loads(tree_path(environment).read_text(encoding="utf-8"))
+        return kept if kept["form"] == FORM and kept["stamp"] and kept["tree"] else None
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none yet, or of another version
+        return None
+
+
+def _write(environment: Mapping[str, str], stamp: str) -> Mapping[str, Any]:
     from eda_service.cli.completion.command_tree import write_tree
 
-    return write_tree(path, now)
+    return write_tree(tree_path(environment), form=FORM, stamp=stamp)
 
 
 def tree_path(environment: Mapping[str, str]) -> Path:

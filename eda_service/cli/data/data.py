@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NotRequired, TypedDict
 
 import typer
 
+from eda_service.cli.arguments import complete_target
 from eda_service.cli.console import Commands, JsonOption, example, out, print_json
 from eda_service.cli.data.files import list_files, remove, upload
 
@@ -72,7 +73,11 @@ def _group() -> None:
 def check(
     file: Annotated[Path, typer.Argument(help="JSON lines or a JSON array, also with gzip: one prompt a row.")],
     model: Annotated[
-        str | None, typer.Option(help="Render the prompts with this target's template, and count their tokens.")
+        str | None,
+        typer.Option(
+            help="Render the prompts with this target's template, and count their tokens.",
+            autocompletion=complete_target,
+        ),
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="The target's LoRA adapter, whose template wins.")] = None,
     rows: Annotated[int, typer.Option(min=0, max=100, help="So many prompts are shown.")] = 3,
@@ -88,10 +93,12 @@ def check(
     first prompts are. Exit code 0: a job takes the file; 2: it does not, and the error says why.
     """
     from eda_service.config.job import SelfGenConfig
-    from eda_service.errors import DatasetInvalidError
+    from eda_service.errors import DatasetInvalidError, InputError
     from eda_service.selfgen.prompts import read_rows, survey
     from eda_service.selfgen.skipped_rows import SkippedRows
 
+    if adapter is not None and model is None:
+        raise InputError("--adapter names an adapter on --model, which is missing; give both", param="adapter")
     asked = {"max_error_fraction": max_error_fraction, "max_prompt_tokens": max_prompt_tokens}
     settings = SelfGenConfig().model_copy(update={name: each for name, each in asked.items() if each is not None})
     skipped = SkippedRows(settings.max_error_fraction)
@@ -103,7 +110,7 @@ def check(
             kept = _keeping(read, first, forms, rows if model is None else max(rows, _MAX_RENDERED))
             found = survey(kept, shown=str(file), enough=_MAX_COUNTED, param="file")
     except OSError as error:
-        raise DatasetInvalidError(f"{file} cannot be read: {error.strerror}", param="file") from error
+        raise DatasetInvalidError(f"{file} cannot be read: {error.strerror}; check its name", param="file") from error
     summary: _PromptFileSummary = {
         "file": str(file),
         "num_prompts": found.num_rows,

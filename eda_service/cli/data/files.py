@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from eda_service.cli.arguments import complete_file
 from eda_service.cli.console import JsonOption, UrlOption, connect, out, print_json
 from eda_service.cli.data.uploads import send
 
@@ -57,7 +58,9 @@ def list_files(
 
 
 def remove(
-    file_id: Annotated[str, typer.Argument(metavar="ID", help="File id, as `eda data ls` shows it.")],
+    file_id: Annotated[
+        str, typer.Argument(metavar="ID", help="File id, as `eda data ls` shows it.", autocompletion=complete_file)
+    ],
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:

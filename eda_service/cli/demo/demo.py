@@ -15,12 +15,14 @@ from typing import Annotated, Any
 
 import typer
 
+from eda_service.cli.arguments import complete_preset, complete_target
 from eda_service.cli.console import Exit, err, out
 from eda_service.cli.demo.demo_questions import QUESTIONS, Question, ask_until_right
 from eda_service.cli.demo.demo_report import Summary, copy_plots, print_report, summarise
 from eda_service.cli.jobs import view
 from eda_service.cli.jobs.outcome import bars_text
 from eda_service.client import ApiError, Client, ServiceUnreachableError
+from eda_service.config import presets
 from eda_service.errors import EdaError, InputError
 from eda_service.formatting import duration
 from eda_service.raycluster.processes import free_port
@@ -36,8 +38,8 @@ _ANSWER_TOKENS = 160
 
 
 def demo(
-    target: Annotated[str, typer.Option(help="Target to adapt to.")] = TARGET,
-    preset: Annotated[str, typer.Option(help="Preset of the job.")] = "demo",
+    target: Annotated[str, typer.Option(help="Target to adapt to.", autocompletion=complete_target)] = TARGET,
+    preset: Annotated[str, typer.Option(help="Preset of the job.", autocompletion=complete_preset)] = "demo",
     output: Annotated[Path, typer.Option(help="Where the summary and the plots go.")] = Path("out/demo"),
     home: Annotated[Path | None, typer.Option(help="State root; default: <output>/home, emptied first.")] = None,
     keep: Annotated[
@@ -49,6 +51,7 @@ def demo(
     ] = None,
 ) -> None:
     """Run the whole service once: fetch a fine-tuned model, adapt its draft, measure, serve and ask."""
+    presets.preset(preset)  # before anything is emptied or started
     began = time.monotonic()
     output = output.resolve()
     root = (home or output / "home").resolve()

@@ -14,9 +14,11 @@ import typer
 from rich.text import Text
 
 from eda_service.cli.arguments import complete_deployment
+from eda_service.cli.as_commands import as_commands
 from eda_service.cli.console import JsonOption, UrlOption, connect, err, out, print_json
 from eda_service.client import ChatPiece, Client
 from eda_service.errors import EdaError, InputError
+from eda_service.names import did_you_mean
 
 _ACCEPTED = "bold underline"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -55,11 +57,28 @@ def chat(
             if once is not None:
                 talk.ask_once(sys.stdin.read() if once == _STDIN else once)
             elif sys.stdin.isatty():
+                _require_served(client, name)
                 talk.ask_typed()
             else:
                 talk.ask_all(line.rstrip("\n") for line in sys.stdin)
         except UnicodeDecodeError as error:
             raise InputError("standard input is no UTF-8 text; convert it, as with iconv") from error
+
+
+def _require_served(client: Client, name: str) -> None:
+    """Check a name before anybody types a question.
+
+    Raises:
+        InputError: Nothing is served under it for this caller.
+    """
+    served = client.models()
+    if name not in served:
+        there = ", ".join(served) or "nothing"
+        raise InputError(
+            f"no model {name[:96]!r} is served{did_you_mean(name, served)}; there is {there}; `eda deployments create` "
+            "serves a target",
+            param="name",
+        )
 
 
 @dataclass
@@ -133,7 +152,7 @@ class _Conversation:
             err.print()
             return False
         except EdaError as error:
-            err.print(f"\nerror: {error.message}", markup=False)
+            err.print(f"\nerror: {as_commands(error.message)}", markup=False)
             self._forget_question()
         return True
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from typing import Annotated, Any, Literal
 
 import typer
 
-from eda_service.cli.arguments import as_pairs, as_path, complete_deployment, complete_draft, complete_pack
+from eda_service.cli.arguments import (
+    as_pairs,
+    as_path,
+    complete_deployment,
+    complete_draft,
+    complete_pack,
+    complete_target,
+)
 from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
 from eda_service.cli.jobs import view
 from eda_service.client import Client, Deployment, DeploymentEvent, Revision
 from eda_service.client.calls.deployment_calls import UNSET
+from eda_service.config.overrides import json_or_text
 from eda_service.errors import InputError
 from eda_service.formatting import duration, size
 
@@ -24,7 +31,7 @@ app = typer.Typer(
     epilog=example("eda deployments ls"),
 )
 
-_RANGE = re.compile(r"^(\d{1,2})(?:-(\d{1,2}))?$")
+_RANGE = re.compile(r"^([0-9]{1,6})(?:-([0-9]{1,6}))?$")
 _COLOURS = {"ready": "green", "failed": "red", "loading": "cyan", "pending": "yellow"}
 _READY_TIMEOUT_S = 600.0
 
@@ -39,11 +46,11 @@ RoundOption = Annotated[
 ]
 VllmOption = Annotated[
     list[str] | None,
-    typer.Option("--vllm", metavar="FIELD=JSON", help='Of engine vllm: form="dense", num_draft_tokens=4.'),
+    typer.Option("--vllm", metavar="FIELD=VALUE", help="Of engine vllm: form=dense, num_draft_tokens=4."),
 ]
 DriftOption = Annotated[
     list[str] | None,
-    typer.Option("--drift", metavar="FIELD=JSON", help="Of the drift watch: below=0.7, keep_prompts=500, adapt=true."),
+    typer.Option("--drift", metavar="FIELD=VALUE", help="Of the drift watch: below=0.7, keep_prompts=500, adapt=true."),
 ]
 LabelsOption = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Repeatable.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Also a pack that measured worse than what it replaces.")]
@@ -108,7 +115,9 @@ def events(
     )
 )
 def create(
-    model: Annotated[str, typer.Argument(help="Target: hub id, shipped name or directory.")],
+    model: Annotated[
+        str, typer.Argument(help="Target: hub id, shipped name or directory.", autocompletion=complete_target)
+    ],
     name: Annotated[str | None, typer.Option(help="Name at /v1/models; default: the last part of the target.")] = None,
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter on top of the model.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
@@ -242,7 +251,7 @@ def replicas_of(text: str | None, round_ms: int | None) -> int | dict[str, int]:
     """
     found = None if text is None else _RANGE.match(text)
     if text is not None and found is None:
-        raise InputError(f"--replicas {text[:32]!r} is neither a number nor MIN-MAX", param="replicas")
+        raise InputError(f"--replicas {text[:32]!r} is neither a number nor MIN-MAX, such as 1-4", param="replicas")
     low, high = (None, None) if found is None else found.groups()
     if round_ms is not None and high is None:
         raise InputError("--round-ms scales within a range; give one as --replicas MIN-MAX", param="replicas")
@@ -255,14 +264,14 @@ def replicas_of(text: str | None, round_ms: int | None) -> int | dict[str, int]:
 
 
 def _fields(texts: list[str], option: str) -> dict[str, Any]:
-    """Settings as `FIELD=JSON`."""
-    found = {}
-    for name, text in as_pairs(texts, option).items():
-        try:
-            found[name] = json.loads(text)
-        except json.JSONDecodeError as error:
-            message = f"{option} {name}: {text[:64]!r} is no JSON value: {error.msg}"
-            raise InputError(message, param=option.removeprefix("--")) from error
+    """Settings as `FIELD=VALUE`, as `--set` of `eda adapt` takes them."""
+    found = {name: json_or_text(text) for name, text in as_pairs(texts, option).items()}
+    for name, value in found.items():
+        if isinstance(value, str) and value.startswith(("[", "{", '"')):
+            raise InputError(
+                f"{option} {name}: {value[:64]!r} is no JSON value; close its quotes and brackets",
+                param=option.removeprefix("--"),
+            )
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eda_service.cli.arguments import as_pair, as_pairs, as_path, complete_draft
+from eda_service.cli.arguments import as_pair, as_pairs, as_path, complete_draft, complete_preset, complete_target
 from eda_service.cli.console import (
     IdempotencyOption,
     JsonOption,
@@ -26,7 +26,6 @@ from eda_service.cli.jobs import outcome, view
 from eda_service.cli.jobs.job_file import read_job_file
 from eda_service.cli.jobs.jobs import finish, require_served
 from eda_service.client import ApiError, Client
-from eda_service.config import presets
 from eda_service.config.overrides import merge, parse_assignments
 from eda_service.errors import InputError
 from eda_service.records import STAGES
@@ -35,16 +34,13 @@ _UNSAID: dict[str, Any] = {"priority": 50, "config": {}, "metadata": {}, "force"
 _STAGES = tuple(stage.value for stage in STAGES)
 
 
-def _complete_preset(incomplete: str) -> list[str]:
-    return [name for name in presets.names() if name.startswith(incomplete)]
-
-
 def adapt(
     target: Annotated[
         str | None,
         typer.Argument(
             show_default=False,
             help="Hugging Face id, local directory, or the name of a shipped target; --config may name it.",
+            autocompletion=complete_target,
         ),
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter on top: id or directory.")] = None,
@@ -61,7 +57,7 @@ def adapt(
     upload: UploadOption = None,
     num_prompts: Annotated[int | None, typer.Option(min=8, help="Prompts used.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="demo, paper, paper_7b, 8b, 70b, 235b or best.", autocompletion=_complete_preset)
+        str | None, typer.Option(help="demo, paper, paper_7b, 8b, 70b, 235b or best.", autocompletion=complete_preset)
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name at /v1/models.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Root of every random stream.")] = None,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eda_service.cli.arguments import as_path, complete_draft, complete_pack
+from eda_service.cli.arguments import as_path, complete_draft, complete_pack, complete_target
 from eda_service.cli.console import (
     ForceOption,
     IdempotencyOption,
@@ -26,7 +26,12 @@ from eda_service.config.job import EngineKind
 
 
 def measure(
-    target: Annotated[str, typer.Argument(help="Hugging Face id, local directory, or the name of a shipped target.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="Hugging Face id, local directory, or the name of a shipped target.", autocompletion=complete_target
+        ),
+    ],
     draft: Annotated[
         str, typer.Option(metavar="NAME", help="Registered draft, name@version.", autocompletion=complete_draft)
     ],

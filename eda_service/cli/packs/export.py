@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from eda_service.cli.arguments import complete_pack
 from eda_service.cli.bars import bars
 from eda_service.cli.console import JsonOption, err, out, print_json
+from eda_service.cli.packs_to_come import of_a_job
 from eda_service.config.job import TargetSpec
 from eda_service.drafts.dialects.record import Dialect
-from eda_service.errors import InputError
+from eda_service.errors import InputError, NotFoundError
 from eda_service.export.files.eda_config import Destination, ExportCalibration, ExportForm
 from eda_service.field_errors import first_error
 
@@ -104,8 +105,14 @@ def export(
         dialect=dialect,
         calibration=CalibrationSettings(prompts=prompts, num_prompts=num_prompts, num_draft_tokens=num_draft_tokens),
     )
-    with bars() as on_progress:
-        made = export_draft(request, on_progress=on_progress)
+    try:
+        with bars() as on_progress:
+            made = export_draft(request, on_progress=on_progress)
+    except NotFoundError as error:
+        told = of_a_job(reference)
+        if told is None:
+            raise
+        raise NotFoundError(told, param=error.param) from error
     _say(made, form, to, as_json)
 
 

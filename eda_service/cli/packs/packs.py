@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eda_service.cli.arguments import as_path
+from eda_service.cli.arguments import as_path, complete_pack
 from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
 from eda_service.cli.deployments.deployments import (
     ForceOption,
@@ -28,8 +28,14 @@ app = typer.Typer(
 )
 
 PackArgument = Annotated[
-    str, typer.Argument(metavar="PACK", help="name@3, name@latest, name@champion; a name: the pinned or newest.")
+    str,
+    typer.Argument(
+        metavar="PACK",
+        help="name@3, name@latest, name@champion; a name: the pinned or newest.",
+        autocompletion=complete_pack,
+    ),
 ]
+VersionArgument = Annotated[str, typer.Argument(metavar="PACK", help="name@3.", autocompletion=complete_pack)]
 RepoArgument = Annotated[
     str, typer.Argument(metavar="REPO", help="owner/name on the model hub (HF_ENDPOINT), or a directory as ./name.")
 ]
@@ -37,7 +43,9 @@ RepoArgument = Annotated[
 
 @app.command("ls", epilog=example("eda packs ls --json"))
 def ls(
-    name: Annotated[str | None, typer.Argument(help="One pack's versions; default: all packs.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One pack's versions; default: all packs.", autocompletion=complete_pack)
+    ] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,7 +69,10 @@ def show(pack: PackArgument, url: UrlOption = None, as_json: JsonOption = False)
 @app.command(epilog=example("eda packs compare smollm2-135m-math@2 smollm2-135m-math@1"))
 def compare(
     pack: PackArgument,
-    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="Likewise; default: the champion.")] = None,
+    other: Annotated[
+        str | None,
+        typer.Argument(metavar="OTHER", help="Likewise; default: the champion.", autocompletion=complete_pack),
+    ] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -73,7 +84,9 @@ def compare(
 
 @app.command(epilog=example("eda packs pin smollm2-135m-math@1", "eda packs pin smollm2-135m-math --off"))
 def pin(
-    pack: Annotated[str, typer.Argument(metavar="PACK", help="name@3; with --off the name.")],
+    pack: Annotated[
+        str, typer.Argument(metavar="PACK", help="name@3; with --off the name.", autocompletion=complete_pack)
+    ],
     off: Annotated[
         bool, typer.Option("--off", help="Unpin: the newest, and the best measured, are meant again.")
     ] = False,
@@ -132,7 +145,7 @@ def deploy(
 
 @app.command(epilog=example("eda packs rm smollm2-135m-math@1"))
 def rm(
-    pack: Annotated[str, typer.Argument(metavar="PACK", help="name@3.")],
+    pack: VersionArgument,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -150,7 +163,12 @@ def rm(
 )
 def push(
     pack: Annotated[
-        str, typer.Argument(metavar="PACK", help="name@3 in the home of this machine; a name: the newest.")
+        str,
+        typer.Argument(
+            metavar="PACK",
+            help="name@3 in the home of this machine; a name: the newest.",
+            autocompletion=complete_pack,
+        ),
     ],
     repo: RepoArgument,
     licence: Annotated[str | None, typer.Option("--license", help="The hub's id of one, like apache-2.0.")] = None,

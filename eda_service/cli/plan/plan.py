@@ -12,15 +12,19 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
+from eda_service.cli.arguments import complete_preset, one_of
 from eda_service.cli.console import Commands, JsonOption, example, out
 from eda_service.config import presets
 from eda_service.config.job import AdaptConfig
 from eda_service.config.overrides import merge, parse_assignments
 from eda_service.config.removed import ASKED
+from eda_service.drafts.draft_config import CONFIGS
 from eda_service.errors import InputError
 from eda_service.field_errors import first_error
 from eda_service.formatting import duration, percent, size
+from eda_service.planning.constants import DEVICES
 from eda_service.planning.plan import Plan
+from eda_service.planning.shapes import SHAPES
 from eda_service.planning.workload import PROMPT_TOKENS
 
 app = typer.Typer(
@@ -30,9 +34,21 @@ app = typer.Typer(
     epilog=example("eda plan --model 7b --gpus 8", "eda plan --model 7b --gpus 8 --set train.epochs=10 --json"),
 )
 
-ModelOption = Annotated[str, typer.Option("--model", help="135m, 1.5b, 7b, 8b, 14b, 32b, 70b, 235b, or a target here.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="h100, h200, a100, l40s, or core (a CPU core).")]
-PresetOption = Annotated[str, typer.Option("--preset", help="demo, paper, paper_7b, 8b, 70b, 235b or best.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="135m, 1.5b, 7b, 8b, 14b, 32b, 70b, 235b, or a target here.",
+        autocompletion=one_of(SHAPES),
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="h100, h200, a100, l40s, or core (a CPU core).", autocompletion=one_of(DEVICES))
+]
+PresetOption = Annotated[
+    str,
+    typer.Option("--preset", help="demo, paper, paper_7b, 8b, 70b, 235b or best.", autocompletion=complete_preset),
+]
 PromptOption = Annotated[float, typer.Option("--prompt-tokens", min=1, help="Mean tokens of a rendered prompt.")]
 AnswerOption = Annotated[
     float | None, typer.Option("--answer-tokens", min=1, help="Mean tokens of an answer; default: the cap.")
@@ -40,7 +56,9 @@ AnswerOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Any field of the config; repeatable.")
 ]
-DraftOption = Annotated[str, typer.Option("--draft", help="Kind of the base draft: eagle1 or eagle3.")]
+DraftOption = Annotated[
+    str, typer.Option("--draft", help="Kind of the base draft: eagle1 or eagle3.", autocompletion=one_of(CONFIGS))
+]
 FromOption = Annotated[
     Path | None,
     typer.Option("--from", metavar="RUN", help="Run directory of a job that ended here: plan as fast as it was."),

@@ -11,7 +11,6 @@ from eda_service.cli.console import HomeOption, JsonOption, YesOption, confirmed
 from eda_service.cli.jobs.view import columns
 from eda_service.cli.service.garbage import Found, Garbage, find_garbage, remove, total
 from eda_service.cli.service.keys import open_jobs
-from eda_service.errors import InputError
 from eda_service.formatting import size
 from eda_service.storage.objects import storage_url
 
@@ -36,8 +35,6 @@ def gc(
     from eda_service.targets.embedded import model_cache
 
     root = (home or own_home()).expanduser().resolve()
-    if not root.is_dir():
-        raise InputError(f"{root} is not there; --home or EDA_HOME names the home of a service", param="home")
     with open_jobs(root) as store:
         found = find_garbage(root, store, days=days, caches=model_cache() if caches else None)
         if not as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,7 +152,7 @@ def open_jobs(root: Path) -> Iterator[JobStore]:
     """The database of a home, which is the one that a service of it has.
 
     Raises:
-        InputError: The service of this home has another.
+        InputError: There is none, or the service of this home has another.
         ServiceUnreachableError: It does not answer.
     """
     from sqlalchemy.exc import OperationalError
@@ -160,6 +161,7 @@ def open_jobs(root: Path) -> Iterator[JobStore]:
 
     store: JobStore | None = None
     _require_same_database(root)
+    _require_database(root)
     try:
         store = open_store(root)
         yield store
@@ -168,6 +170,24 @@ def open_jobs(root: Path) -> Iterator[JobStore]:
     finally:
         if store is not None:
             store.close()
+
+
+def _require_database(home: Path) -> None:
+    """Check that the database is there where it is a file: a command that looks into it makes none, and leaves the
+    permissions of a directory that is no home as they are.
+
+    Raises:
+        InputError: There is none.
+    """
+    from eda_service.jobstore.home import database_file
+
+    file = database_file(home)
+    if file is not None and not os.path.isfile(file):  # what may not be entered raises in pathlib
+        raise InputError(
+            f"{home} is not the home of a service: there is no database {file}; name its home with --home or EDA_HOME, "
+            "or make one with `eda up`",
+            param="home",
+        )
 
 
 def _require_same_database(home: Path) -> None:

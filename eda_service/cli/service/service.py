@@ -14,7 +14,7 @@ import psutil  # type: ignore[import-untyped]
 import typer
 
 from eda_service.cli.console import HomeOption, JsonOption, err, out, own_home, print_json
-from eda_service.errors import EdaError
+from eda_service.errors import EdaError, InputError
 from eda_service.private_files import keep_private, private_home
 from eda_service.raycluster.up_file import read_up
 
@@ -46,8 +46,8 @@ def up(
 
     keep_private()
     root = (home or own_home()).expanduser().resolve()
+    roots = [Path.cwd(), *(_allowed(path) for path in allow or [])]
     log = _log_to_file(root)
-    roots = [Path.cwd(), *(path.expanduser().resolve() for path in allow or [])]
     parent = os.getppid() if with_parent else None
     supervisor = Supervisor(
         root,
@@ -77,6 +77,18 @@ def up(
         return
     finally:
         supervisor.stop()
+
+
+def _allowed(path: Path) -> Path:
+    """A directory whose files requests may name.
+
+    Raises:
+        InputError: There is none: a mistyped one would refuse every request that names a file in the right one.
+    """
+    directory = path.expanduser().resolve()
+    if not os.path.isdir(directory):  # what may not be entered raises in pathlib
+        raise InputError(f"--allow {path} is no directory; name one that is there", param="allow")
+    return directory
 
 
 def _log_to_file(home: Path) -> Path:

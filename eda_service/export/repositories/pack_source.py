@@ -111,7 +111,7 @@ def find_source(repo: str, revision: str | None = None) -> PackSource:
     path = Path(os.path.expanduser(repo))
     if repo.startswith(("/", "./", "../", "~")):
         if not path.is_dir():
-            raise InputError(f"{repo[:200]!r} is no directory here", param="repo")
+            raise InputError(f"{repo[:200]!r} is no directory here; check its name", param="repo")
         if revision is not None:
             raise InputError("--revision is of a repository on the hub, and a directory is named", param="revision")
         return DirectorySource(path.absolute())

@@ -36,7 +36,8 @@ class JobQueue(Submissions, Removal):
             job = self._reader.reduced(Job, rows.find(session, job_id, owner=owner))
         if kind is not None and job.kind is not kind:
             raise NotFoundError(
-                f"job {job.id} is of kind {job.kind.value}, not {kind.value}; /v1/jobs/{job.id} has it", param="id"
+                f"job {job.id} is of kind {job.kind.value}, not {kind.value}; GET /v1/jobs/{job.id} shows it",
+                param="id",
             )
         return job
 

@@ -178,7 +178,8 @@ def _find_pack(reference: Reference | str, home: Path | None) -> tuple[str, int,
     version_store = _version_store("packs", home)
     found = version_store.versions(name)
     if not found or (version is not None and version not in found):
-        raise NotFoundError(f"no pack {str(reference)!r}; its versions: {found or 'none'}", param="pack")
+        step = "name one of them" if found else "GET /v1/packs lists what there is"
+        raise NotFoundError(f"no pack {str(reference)!r}; its versions: {found or 'none'}; {step}", param="pack")
     return name, found[-1] if version is None else version, version_store
 
 

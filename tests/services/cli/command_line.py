@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from typing import Any
 from scripted_service import Answer
 from typer.testing import CliRunner, Result
 
+from eda_service.cli.completion.completion import tree_stamp
 from eda_service.cli.main import app
 
 ROOT = "/v1/adaptations"
-CACHE = Path(tempfile.gettempdir()) / f"eda-completion-{os.getuid()}"
-"""Where the tree of commands is kept between tests."""
+_COMMANDS = hashlib.sha256(tree_stamp().encode()).hexdigest()[:12]
+CACHE = Path(tempfile.gettempdir()) / f"eda-completion-{os.getuid()}-{_COMMANDS}"
+"""Where the tree of these commands is kept between tests; completion would take one of others, too."""
 JOB = f"{ROOT}/adapt_1"
 # A shell that starts a test run in the background makes its children ignore SIGINT: take the usual handler back.
 _MAIN = (

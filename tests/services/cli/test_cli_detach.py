@@ -10,6 +10,9 @@ import pytest
 from command_line import JOB, ROOT, Cli, job, job_body
 from scripted_service import Answer, ScriptedService, sse
 
+from eda_service.cli.console import detachable
+from eda_service.client import ServiceUnreachableError
+
 EVENT = {"id": "evt_1", "created_at": 1, "level": "info", "type": "note", "message": "first", "stage": None}
 
 
@@ -45,6 +48,16 @@ def test_ctrl_c_detaches(eda: Cli, scripted: ScriptedService, command: tuple[str
     )
     assert "Traceback" not in stdout + stderr
     assert {request.path for request in scripted.requests if request.method == "POST"} <= {ROOT, f"{ROOT}/estimate"}
+
+
+def test_a_service_that_went_away_goes_on_with_the_job_later() -> None:
+    """The client itself asks for a minute before it gives up, which this test need not."""
+    with pytest.raises(ServiceUnreachableError) as caught, detachable("adapt_1", "http://a b"):
+        raise ServiceUnreachableError("nothing answers; start the service with `eda up`")
+    assert caught.value.message == (
+        "nothing answers; start the service with `eda up`; it then goes on with the job from its last record: "
+        "`eda jobs watch adapt_1 --url 'http://a b'`"
+    )
 
 
 def test_the_line_names_no_url_where_none_was_given(eda: Cli, scripted: ScriptedService) -> None:

@@ -66,7 +66,7 @@ WRONG = {
     "status": Wrong(("jobs", "ls", "--status", "done"), ("--status", "done", "succeeded")),
     "days": Wrong(("gc", "--days", "-1"), ("--days", "it is -1; it must be at least 0")),
     # jobs
-    "job": Wrong(("jobs", "show", "adapt_none"), ("no job 'adapt_none'", "list the jobs")),
+    "job": Wrong(("jobs", "show", "adapt_none"), ("no job 'adapt_none'", "`eda jobs ls` lists them")),
     "job id": Wrong(("jobs", "show", "../../etc"), ("'../../etc' is no job id", "eda jobs ls")),
     "no job": Wrong(("jobs", "cancel"), ("give a job id, or --last",)),
     "priority of a job": Wrong(("jobs", "priority", "--last", "high"), ("priority is 'high'", "0 to 100")),

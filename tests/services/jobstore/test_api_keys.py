@@ -66,7 +66,7 @@ def test_revoked_keys_do_not_open(store: JobStore, clock: Clock) -> None:
     assert store.keys.check(key) is None
     assert store.keys.check(other) is not None
     for unknown in ("none", "\0"):
-        with pytest.raises(NotFoundError, match="list the keys"):
+        with pytest.raises(NotFoundError, match="`eda keys ls`"):
             store.keys.revoke(unknown)
 
 

@@ -12,7 +12,7 @@ from scripted_service import Answer, ScriptedService, refusal
 from api.auth import Caller
 from api.gateway.directory import Directory
 from eda_service.errors import ModelNotFoundError
-from eda_service.jobstore import Deployment, JobStore, Load
+from eda_service.jobstore import Deployment, JobStore
 from eda_service.raycluster.serve_plan import group_key
 
 CHAT = "/v1/chat/completions"
@@ -117,7 +117,7 @@ def test_what_cannot_be_loaded_says_why_and_that_asking_again_does_not_help(
 
 
 def test_an_unknown_model_is_not_found_and_the_known_ones_are_named(client: TestClient, store: JobStore) -> None:
-    assert "there is nothing" in error(ask(client, "a"), 404)["message"]
+    assert "nothing is served yet" in error(ask(client, "a"), 404)["message"]
     put(store, "a")
     put(store, "b")
     found = error(ask(client, "nobody"), 404)
@@ -184,14 +184,12 @@ class Counting:
     """A store that counts how often it is read."""
 
     def __init__(self, store: JobStore) -> None:
-        self.num_reads, self._store = 0, store
+        self.num_reads, self._store, self.loads, self.deployments = 0, store, store.loads, self
 
-    def deployments(self, *, unreadable: bool) -> list[Deployment]:
+    def all(self, *, unreadable: bool) -> list[Deployment]:
+        """Return the deployments of the store, as `store.deployments.all` does, and count the call."""
         self.num_reads += 1
         return self._store.deployments.all(unreadable=unreadable)
-
-    def loads(self) -> dict[str, Load]:
-        return self._store.loads.all()
 
 
 def test_a_deleted_deployment_takes_no_request_any_more(
@@ -208,14 +206,14 @@ def test_a_deleted_deployment_takes_no_request_any_more(
 def test_rows_that_were_read_before_a_change_are_read_again(store: JobStore) -> None:
     directory = Directory(store, clock=lambda: 1.0)
     put(store, "a")
-    read = store.deployments
+    read = store.deployments.all
 
     def slow(*, unreadable: bool) -> list[Deployment]:
         found = read(unreadable=unreadable)
         directory.forget()  # a change comes while the rows are on their way
         return found
 
-    store.deployments = slow  # type: ignore[method-assign]
+    store.deployments.all = slow  # type: ignore[method-assign]
     assert directory.find("a", Caller("local", frozenset({"admin"}))).deployment.name == "a"
     assert directory.known("a", Caller("local", frozenset({"admin"}))) is None
 

@@ -11,7 +11,7 @@ import time
 import pytest
 from chat_streams import PATH, chunk, streamed
 from command_line import Cli
-from scripted_service import ScriptedService, refusal
+from scripted_service import Answer, ScriptedService, refusal
 from typer.testing import CliRunner, Result
 
 from eda_service.cli.main import app
@@ -129,6 +129,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(eda: Cli, scripted: ScriptedService) -> Terminal:
+    scripted.on("GET", "/v1/models", Answer({"data": [{"id": "math"}]}))
     return Terminal(eda, ("chat", "math"), scripted.url)
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from api.app import create_app
 from api.settings import Settings
 from eda_service.cli.main import app
-from eda_service.jobstore.home import database_name
+from eda_service.jobstore.home import database_name, open_store
 from eda_service.raycluster.supervisor import take_lock
 
 
@@ -21,7 +21,25 @@ from eda_service.raycluster.supervisor import take_lock
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     monkeypatch.setenv("EDA_HOME", str(tmp_path))
     monkeypatch.delenv("EDA_DATABASE_URL", raising=False)
+    open_store(tmp_path).close()  # as `eda up` makes it
     return CliRunner()
+
+
+@pytest.mark.parametrize("command", [["create", "x"], ["ls"], ["revoke", "x"], ["open", "--yes"]])
+@pytest.mark.parametrize("place", ["typo", "of-something-else", "file"])
+def test_a_home_that_is_none_is_refused_and_left_as_it_is(
+    runner: CliRunner, tmp_path: Path, command: list[str], place: str
+) -> None:
+    (tmp_path / "of-something-else").mkdir(mode=0o755)
+    (tmp_path / "file").touch()
+    home = tmp_path / place
+    refused = runner.invoke(app, ["keys", *command, "--home", str(home)])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"{home} is not the home of a service: there is no database {home / 'eda.db'}" in refused.stderr
+    assert "`eda up`" in refused.stderr
+    assert not (tmp_path / "typo").exists()
+    assert ((tmp_path / "of-something-else").stat().st_mode & 0o777, (tmp_path / "file").is_file()) == (0o755, True)
+    assert list((tmp_path / "of-something-else").iterdir()) == []
 
 
 def test_a_key_is_shown_once_opens_the_service_and_can_be_revoked(runner: CliRunner, tmp_path: Path) -> None:
@@ -69,6 +87,7 @@ def test_a_running_service_with_another_database_is_told(
 ) -> None:
     """A key that is revoked in another database goes on working: that is no success."""
     theirs = "postgresql://eda:***@db.example/eda"
+    (tmp_path / "eda.db").unlink()
     (tmp_path / "up.json").write_text(json.dumps({"api_url": "http://127.0.0.1:9", "database": theirs}))
     with take_lock(tmp_path / "up.lock", "taken"):
         refused = runner.invoke(app, ["keys", *command])
