@@ -134,6 +134,10 @@ $(AUDIT_STAMP): tests/requirements-audit.txt
 bench--decode: $(STAMP) $(VLLM_STAMP)  ## decoding speed beside transformers and vLLM (QUICK=1: math at batch 1)
 	$(BIN)/python -m benchmarks.decode $(if $(QUICK),--quick)
 
+bench--generation: $(STAMP) $(VLLM_STAMP)  ## tokens a second of batches without a draft, ours and vLLM's, in turns
+	$(BIN)/eda models fetch smollm2-135m-instruct
+	$(BIN)/python -m benchmarks.generation
+
 bench--one-answer: $(STAMP)  ## texts of twelve equal greedy requests, and what making them one costs
 	$(BIN)/python -m benchmarks.one_answer
 

@@ -73,6 +73,7 @@ def measure(
                 before = row.contender
                 done, total = row.contender.decode(group, temperature=temperature, max_tokens=max_tokens), row.runs[-1]
                 total.seconds += done.seconds
+                total.cpu_seconds += done.cpu_seconds
                 total.token_ids += done.token_ids
                 total.num_rounds += done.num_rounds
                 total.num_accepted += done.num_accepted

@@ -34,6 +34,7 @@ class Run:
     token_ids: list[list[int]]
     num_rounds: int = 0
     num_accepted: int = 0
+    cpu_seconds: float = 0.0
 
     @property
     def num_tokens(self) -> int:
@@ -58,9 +59,13 @@ class Ours:
     def decode(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> Run:
         """Decode all prompts as one batch; unseeded, as requests usually are."""
         params = SamplingParams(temperature=temperature, max_new_tokens=max_tokens)
+        cpu = time.process_time()
         done = decode_all(self.engine, prompts, params, seeded=False)
-        rounds = sum(stats.num_rounds for stats in done.stats)
-        return Run(done.seconds, done.token_ids, rounds, sum(stats.num_accepted_tokens for stats in done.stats))
+        cpu_seconds = time.process_time() - cpu
+        rounds, accepted = (
+            sum(getattr(stats, name) for stats in done.stats) for name in ("num_rounds", "num_accepted_tokens")
+        )
+        return Run(done.seconds, done.token_ids, rounds, accepted, cpu_seconds)
 
 
 class Transformers:
@@ -173,7 +178,7 @@ class Vllm:
     def decode(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> Run:
         """Decode all prompts as one batch; seconds are measured by the worker."""
         answer = self.ask(prompts, temperature=temperature, max_tokens=max_tokens)
-        return Run(answer["seconds"], answer["token_ids"])
+        return Run(answer["seconds"], answer["token_ids"], cpu_seconds=answer["cpu_seconds"])
 
     def close(self) -> None:
         """End the process."""

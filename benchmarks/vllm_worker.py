@@ -4,8 +4,9 @@ Arguments: the keywords of `vllm.LLM` as JSON.
 In: {"prompts": [[ids]], "max_tokens": n, "temperature": t, "stop_ids": [..]}, with LoRA adapters also {"adapters":
 [name or null for each prompt], "loras": {name: directory}}; or {"call": method of the worker, "arguments": [..]}, to
 which the answer is {"result": ..}.
-Out: {"seconds": s, "token_ids": [[..]], "emitted": [[..]], "counters": {..}}: answers, how many tokens each engine step
-gave each of them, and vLLM's speculation counters since it started (none with `disable_log_stats`).
+Out: {"seconds": s, "cpu_seconds": s, "token_ids": [[..]], "emitted": [[..]], "counters": {..}}: answers, how many
+tokens each engine step gave each of them, and vLLM's speculation counters since it started (none with
+`disable_log_stats`).
 """
 
 import json
@@ -52,7 +53,7 @@ def decode(llm, job):
     engine, num = llm.llm_engine, len(job["prompts"])
     loras, adapters = loras_of(job), job.get("adapters") or [None] * num
     token_ids, emitted = [[] for _ in range(num)], [[] for _ in range(num)]
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     for i, ids in enumerate(job["prompts"]):
         engine.add_request(str(i), {"prompt_token_ids": ids}, params, lora_request=loras.get(adapters[i]))
     while engine.has_unfinished_requests():
@@ -61,7 +62,8 @@ def decode(llm, job):
             if new:
                 token_ids[int(output.request_id)] += new
                 emitted[int(output.request_id)].append(len(new))
-    return {"seconds": time.perf_counter() - started, "token_ids": token_ids, "emitted": emitted}
+    seconds = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+    return {**seconds, "token_ids": token_ids, "emitted": emitted}
 
 
 def loras_of(job):

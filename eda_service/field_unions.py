@@ -37,7 +37,7 @@ def told_once(errors: Sequence[Entry], model: type[BaseModel] | None, *, skip: i
 
     Args:
         errors: `ValidationError.errors()`.
-        model: What was validated; without it errors of unions stay as they are.
+        model: Value that was validated; without it errors of unions stay as they are.
         skip: Leading parts of each `loc` that are not of the model, such as `body`.
     """
     groups: dict[tuple[Any, ...], list[tuple[Entry, tuple[int, ...]]]] = {}
@@ -99,7 +99,7 @@ def _annotation_at(annotation: Any, loc: tuple[Any, ...]) -> Any:
 
 
 def _step(annotation: Any, part: Any) -> Any:
-    """What stands at one part of a place; None where there is nothing of the kind."""
+    """Return the value at one part of a place; None where there is nothing of the kind."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         named = {field.alias or name: field for name, field in annotation.model_fields.items()}
         return named[part].annotation if part in named else None
@@ -110,7 +110,7 @@ def _step(annotation: Any, part: Any) -> Any:
 
 
 def _members(annotation: Any) -> list[Any]:
-    """What a value may be, beside null."""
+    """Return the types that a value may have, beside null."""
     plain = _plain(annotation)
     if get_origin(plain) in {Union, types.UnionType}:
         return [each for each in get_args(plain) if each is not type(None)]
@@ -122,7 +122,7 @@ def _plain(annotation: Any) -> Any:
 
 
 def _wanted(member: Any) -> str:
-    """What a value of a member is, in words."""
+    """Return in words which values a member takes."""
     plain = _plain(member)
     origin = get_origin(plain)
     if origin is Literal:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 _ROUTE = re.compile(r"GET /v1/([a-z][a-z_-]*)(?:/([A-Za-z0-9][\w.@-]*))?")
 
 Words = Callable[[str, str | None], str | None]
-"""What says a route by its resource, and by the name or id of one thing where it has one; None: it stays."""
+"""Function that words a route by its resource, and by the name or id of one thing where it has one; None: it stays."""
 
 
 def reworded(message: str, words: Words) -> str:

@@ -83,7 +83,7 @@ EXPORTED = "files"
 
 
 class ExportFields(StageFields):
-    """What stage export says itself; its files are the export, which is kept for a while."""
+    """Result that stage export writes; its files are the export, which is kept for a while."""
 
     pack: str = Field(description="name@version")
     target: TargetFingerprint

@@ -1,4 +1,4 @@
-"""Who loads an export, and in which of two forms."""
+"""Destinations that load an export, and the two forms of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Destination(StrEnum):
-    """Who will load the export; `hf` is nobody's own layout, for a hub."""
+    """Engine that will load the export; `hf` is nobody's own layout, for a hub."""
 
     VLLM = "vllm"
     SGLANG = "sglang"

@@ -60,7 +60,7 @@ def parse_assignments(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def json_or_text(text: str) -> Any:
-    """What a value of a command line is: JSON where it is that, else the text itself."""
+    """Read a value of a command line: JSON where it is that, else the text itself."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -140,7 +140,7 @@ class ExportConfig(TaskConfig):
 
     @property
     def archive_name(self) -> str:
-        """What the directory in the archive is called: `math-3-vllm-plugin`."""
+        """Return the name of the directory in the archive: `math-3-vllm-plugin`."""
         return f"{self.pack.replace('@', '-')}-{self.to}-{self.form}"
 
     @field_validator("use_gpu")

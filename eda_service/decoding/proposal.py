@@ -25,7 +25,7 @@ from eda_service.decoding.tree import Candidates, DraftTree, keep_best
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.head import DraftHead
 from eda_service.targets.decoder.attention import tree_mask, visible_mask
-from eda_service.targets.decoder.tiles import whole_keys
+from eda_service.targets.decoder.attention_products import keys_to_see
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Proposer:
     ) -> Tensor:
         length = tokens_BP.shape[1]
         positions_BP = torch.tensor(starts, device=self.device)[:, None] + torch.arange(length, device=self.device)
-        num_keys = whole_keys(max(starts) + length, self.device)
+        num_keys = keys_to_see(max(starts) + length, positions_BP.numel(), self.dtype, self.device)
         self.cache.begin(positions_BP, num_keys, first_slot=first_slot)
         mask = visible_mask(positions_BP, num_keys, self.groups, self.dtype)
         return drafts.step(tokens_BP, state_BPD, positions_BP, self.cache, mask)
@@ -227,7 +227,7 @@ class Proposer:
         width = ids_BW.shape[1]
         ends_B = torch.tensor(ends, device=self.device)
         places_BW = ends_B[:, None] + level * width + torch.arange(width, device=self.device)
-        num_keys = whole_keys(max(ends) + (level + 1) * width, self.device)
+        num_keys = keys_to_see(max(ends) + (level + 1) * width, places_BW.numel(), self.dtype, self.device)
         self.cache.begin(places_BW, num_keys)
         mask = tree_mask(ends_B, ancestors_BWN, num_keys, self.groups, self.dtype)
         positions_BW = (ends_B + level)[:, None].expand(-1, width)

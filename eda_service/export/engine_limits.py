@@ -47,12 +47,12 @@ def require_computed(
 def refusal(
     config: DraftConfig, num_scored: int | None, destination: Destination, form: ExportForm, *, has_head_bias: bool
 ) -> str | None:
-    """Why a destination's engine would not compute what the draft does; None: it would.
+    """Return the reason why a destination's engine would not compute what the draft does; None: it would.
 
     Args:
-        config: Of the draft.
+        config: Config of the draft.
         num_scored: Tokens that it scores; None: all.
-        destination: Who will load it.
+        destination: Engine that will load the export.
         form: Dense or plugin.
         has_head_bias: Whether the target's head has one.
     """

@@ -1,4 +1,4 @@
-"""In which forms a draft can be exported, by its config alone: what is refused is known before anything is loaded.
+"""Forms in which a draft can be exported, by its config alone: a refusal is known before anything is loaded.
 
 Imports no torch, for the API's sake.
 """
@@ -22,7 +22,7 @@ def require_dialect(config: DraftConfig) -> None:
     """Refuse a kind of draft that no engine would read in this dialect.
 
     Raises:
-        TargetIncompatibleError: It is neither EAGLE-1 nor EAGLE-3.
+        TargetIncompatibleError: The draft is neither EAGLE-1 nor EAGLE-3.
     """
     if not isinstance(config, Eagle1Config | Eagle3Config):
         raise TargetIncompatibleError(
@@ -40,7 +40,7 @@ def keeps_vocabulary(config: DraftConfig, destination: Destination, form: Export
 def choose_dialect(
     wanted: Dialect | None, record: DialectRecord | None, destination: Destination, form: ExportForm
 ) -> Dialect:
-    """The one that was asked for, the one that the draft came in, or one that the destination reads.
+    """Dialect that was asked for, that the draft came in, or that the destination reads.
 
     Raises:
         InputError: The destination does not read the one that was asked for.

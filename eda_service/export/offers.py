@@ -1,4 +1,4 @@
-"""What a published pack can be exported to, and what is refused and why, before anything is made.
+"""Forms that a published pack can be exported to, and what is refused and why, before anything is made.
 
 Configs and headers of files are read and no weights, and no torch is imported: the API says it while it answers. What
 only the target's weights can tell (another target, a head with a bias) the export itself refuses, in the same words.
@@ -27,11 +27,11 @@ class Offer:
     """One form for one destination.
 
     Attributes:
-        to: Who will load it.
+        to: Engine that will load the export.
         form: Plugin or dense.
         needs_answers: Whether the target answers prompts first, on which the form is calibrated and measured.
-        dialects: That can be asked for; none for a draft that is written in one way.
-        refused: Why it is not made; None: it is.
+        dialects: Dialects that can be asked for; none for a draft that is written in one way.
+        refused: Reason why the export is refused; None: it can be made.
     """
 
     to: Destination
@@ -43,10 +43,10 @@ class Offer:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a pack's files say of the draft that it makes.
+    """Facts about the draft that a pack makes, read from its files.
 
     Attributes:
-        config: Of its base draft.
+        config: Config of its base draft.
         num_scored: Tokens that it scores; None: all.
         is_gated: Whether the weights of its experts depend on the input.
     """
@@ -61,7 +61,7 @@ def offers_of(pack_dir: Path, base_dir: Path, *, is_target_known: bool) -> tuple
 
     Args:
         pack_dir: The pack's files.
-        base_dir: Those of its base draft.
+        base_dir: Directory of its base draft.
         is_target_known: Whether the pack says which target it was made for.
 
     Raises:

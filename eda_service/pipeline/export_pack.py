@@ -33,10 +33,10 @@ _TARGET, _MERGED = "TARGET", "MERGED_TARGET"
 
 
 def export_pack(run: RunDir, config: ExportConfig) -> ExportRecord:
-    """The one stage of an export, ending with `result.json`.
+    """Run the only stage of an export, which ends with `result.json`.
 
     Raises:
-        EdaError: What failed; `result.json` then carries its code.
+        EdaError: Whatever failed; `result.json` then carries its code.
     """
 
     def ended(record: ExportRecord) -> None:
@@ -73,8 +73,8 @@ def write_export(run: RunDir, config: ExportConfig) -> ExportFields:
     """The export in the run directory.
 
     Args:
-        run: Of the job.
-        config: Its pack has a version.
+        run: Run directory of the job.
+        config: Config of the export, whose pack has a version.
     """
     directory = run.stage_dir(Stage.EXPORT)
     out = directory / EXPORTED
@@ -112,8 +112,8 @@ def served_elsewhere(made: Exported, config: ExportConfig, directory: str) -> tu
 
     Args:
         made: The export.
-        config: What was asked for.
-        directory: Of the export, where the command is typed.
+        config: Config of the export.
+        directory: Path of the export, as the command names it.
     """
     target, blank = _elsewhere(config.target)
     command = serve_command(Path(directory), target, made.eda_config, config.num_draft_tokens)

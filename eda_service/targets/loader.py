@@ -26,10 +26,10 @@ from eda_service.targets.chat.chat import load_stop_token_ids, target_tokenizer
 from eda_service.targets.checks.check import check_model, load_config, require_parts
 from eda_service.targets.decoder.attention import NAME as ATTENTION
 from eda_service.targets.decoder.attention import TreeShape, tree_mask, visible_mask
+from eda_service.targets.decoder.attention_products import keys_to_see
 from eda_service.targets.decoder.fused import Decoder, FusedDecoder, make_decoder
 from eda_service.targets.decoder.packed import tensor_bytes
 from eda_service.targets.decoder.slots import SlotCache
-from eda_service.targets.decoder.tiles import whole_keys
 from eda_service.targets.ends import TargetEnds, choose_dtype, context_note, max_context_of
 from eda_service.targets.fidelity import (
     CLAIMED_TOKENS,
@@ -126,7 +126,7 @@ class Target(TargetEnds):
         length = ids_BL.shape[1]
         starts_B = torch.tensor(starts, device=self.device)
         index_BL = starts_B[:, None] + torch.arange(length, device=self.device)
-        num_keys = whole_keys(max(starts) + length, self.device)
+        num_keys = keys_to_see(max(starts) + length, index_BL.numel(), self.dtype, self.device)
         cache.begin(index_BL, num_keys, first_slot=first_slot)
         groups = self.num_groups
         rows = None if adapters is None or self.adapters is None else self.adapters.rows(adapters, length)

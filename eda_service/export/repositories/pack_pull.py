@@ -37,7 +37,7 @@ from eda_service.storage.runs.run import home_dir
 from eda_service.storage.staging import staged
 
 PULLED = "pull"
-"""What is being fetched lies beside this name in the home, which itself never exists."""
+"""Files that are being fetched lie beside this name in the home, which itself never exists."""
 MAX_JSON_BYTES = 1 << 20
 MAX_WEIGHTS_BYTES = 8 << 30
 _PARAMS, _WEIGHTS = "pack.json", "pack.safetensors"

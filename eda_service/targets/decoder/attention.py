@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from eda_service.errors import TargetIncompatibleError
+from eda_service.targets.decoder.attention_products import attend_by_products, pays
 from eda_service.targets.decoder.tiles import is_ordered, whole_rows
 
 NAME = "eda_slots"
@@ -139,6 +140,9 @@ def attend(
     num_rows = num_heads // num_kv_heads * length
     folded = query_BNLd.reshape(rows, num_kv_heads, num_rows, width)
     num_added = 0 if mask is None else mask.shape[2] - num_rows
+    if mask is not None and not num_added and pays(folded, keys_BHTd):
+        by_products = attend_by_products(folded, keys_BHTd, values_BHTd, mask, scaling)
+        return by_products.reshape(rows, num_heads, length, width)
     if num_added:
         folded = F.pad(folded, (0, 0, 0, num_added))
     out = F.scaled_dot_product_attention(folded, keys_BHTd, values_BHTd, attn_mask=mask, scale=scaling)
