@@ -46,3 +46,8 @@ def rate(per_s: float | None, unit: str = "tokens") -> str:
     if per_s is None or per_s <= 0:
         return UNKNOWN
     return f"{per_s:.1f} {unit}/s".replace(" /", "/") if per_s >= 1 else f"{1 / per_s:.1f}s each"
+
+
+def value_word(name: str) -> str:
+    """Return the word for a sample's value: `value` if it is the distance of Eq. 14, else the words of its own name."""
+    return "value" if name == "distance" else name.replace("_", " ")

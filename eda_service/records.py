@@ -19,6 +19,8 @@ from eda_service.measured_rows import AcceptanceRow, Frozen, LosslessCheck, Spee
 SCHEMA_VERSION = 1
 ADAPTED, BASE = "adapted_draft", "base_draft"
 """Names of the two drafts of an evaluation."""
+DISTANCE = "distance"
+"""Name of a sample's value where a record gives none: Eq. 14's, of the paper's selector and of those that report it."""
 MAX_ROW_BYTES = 8 << 20
 """Largest size of one line of a prompt file in bytes."""
 
@@ -56,6 +58,12 @@ class FileEntry(Frozen):
     sha256: str
     size_bytes: int
     transient: bool = False
+
+
+ValueName = Annotated[
+    str,
+    Field(exclude_if=lambda name: name == DISTANCE, description="what `sample_value` is: distance, draft_loss, .."),
+]
 
 
 class StageFields(Frozen):
@@ -137,7 +145,7 @@ class SkippedRow(Frozen):
 
 
 class SampleScore(Frozen):
-    """One self-generated sample: where it is and its `sample_value` (Eq. 14)."""
+    """One self-generated sample: where it is and its `sample_value` (Eq. 14, or what its selector measures)."""
 
     sample_id: str
     shard: str
@@ -155,11 +163,12 @@ class SelfGenFields(StageFields):
     skipped: tuple[SkippedRow, ...]
     scores: tuple[SampleScore, ...]
     generation_seconds: float = Field(description="decoding time, summed over actors")
-    scoring_seconds: float = Field(description="projection and distance time inside the same pass, summed")
+    scoring_seconds: float = Field(description="measuring samples inside the same pass, summed over actors")
     gate_seconds: float = Field(0.0, exclude_if=lambda s: not s, description="measuring the draft for `min_gain`")
     reference_seconds: float = Field(description="generating on general prompts and fitting Eqs. 11-12")
     reference_fit_seconds: float = Field(description="of which fitting PCA, mean and covariance")
     num_reference_tokens: int
+    value_name: ValueName = DISTANCE
     generation_defaults: dict[str, Any] = Field({}, description="of the target's file; empty in older records")
 
 
@@ -175,7 +184,8 @@ class SelectionFields(StageFields):
     num_candidates: int
     num_selected: int
     keep_fraction: float
-    threshold: float | None = Field(description="smallest kept sample_value; None for random and all")
+    threshold: float | None = Field(description="smallest kept sample_value; None where that is no line between two")
+    value_name: ValueName = DISTANCE
     selected_ids: tuple[str, ...]
     num_answer_tokens: int
     selection_seconds: float = Field(description="scoring + fitting + ranking: what selection adds to generation")

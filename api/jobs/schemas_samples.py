@@ -17,7 +17,9 @@ class SampleBody(BaseModel):
     object: Literal["adaptation.sample"] = "adaptation.sample"
     sample_id: str = Field(description="the id of its prompt; a further answer to the same prompt has a number behind")
     kept: bool
-    sample_value: float | None = Field(description="Eq. 14; null: this job did not measure its samples")
+    sample_value: float | None = Field(
+        description="see `value_name` of the list; null: this job did not measure its samples"
+    )
     num_prompt_tokens: int | None
     num_answer_tokens: int
     messages: list[dict[str, Any]] | None = Field(description="the conversation that was answered; null: not kept")
@@ -40,6 +42,9 @@ class SampleList(BaseModel):
     num_kept: int = Field(description="of the whole job")
     num_dropped: int = Field(description="of the whole job")
     threshold: float | None = Field(description="smallest value that was kept; null: values did not decide")
+    value_name: str = Field(
+        description="what `sample_value` is: distance (Eq. 14), draft_loss or draft_rejections, by `selection.method`"
+    )
     note: str | None = Field(description="what this run does not have, in words; null: it has everything")
 
     @classmethod
@@ -54,5 +59,6 @@ class SampleList(BaseModel):
             num_kept=page.num_kept,
             num_dropped=page.num_dropped,
             threshold=page.threshold,
+            value_name=page.value_name,
             note=page.note,
         )

@@ -38,6 +38,8 @@ PAPER_LOSS: Settings = {"train.loss.regression_weight": 1.0, "train.loss.cross_e
 BEST: Settings = {**CANDIDATE, **PAPER_LOSS, "train.train_attention": True}
 """The preset `best`: in math better than all single changes to the candidate."""
 UNROLLED: Settings = {"train.loss.unroll_steps": 3}
+REPAIR: Settings = {"train.epochs": 3, "train.repair_epochs": 1}
+"""The last of math's four epochs is one of repair: as many steps as without it."""
 ONE_STEP: Settings = {"train.loss.unroll_steps": 1}
 """The paper's number of steps, which is not the default of an EAGLE-3 draft."""
 EXTENDED: Settings = {"train.extend_draft_vocab": 1024}
@@ -169,6 +171,10 @@ def beyond(domain: str) -> Iterator[Cell]:
     """Yield single changes to the paper's recipe, and to the first candidate for `best`; and the second paper's
     sources.
 
+    Cells that were added last, with what they should take of one core by the times of those beside them: the two
+    selectors 5 minutes each, `eda_repair` 7, `eda_ce_weighted_sampled` and `eda_lk_sampled` 9 each (five tasks at two
+    temperatures, with chains that are decoded), `best_lk_sampled` 50 and `best_repair` 45.
+
     `online` learns every sample once, in order, `eda_all` of `selection` the same samples four times.
     """
     paper = {**PAPER, **METHODS["eda"], **SELECTED}
@@ -197,9 +203,18 @@ def beyond(domain: str) -> Iterator[Cell]:
         "online": {"selection.method": "all", "train.epochs": 1},
         "epochs_16": {"train.epochs": 16},
         "early_stopping": {"train.epochs": 16, "train.early_stopping_patience": 2},
+        "draft_loss_50": {"selection.method": "draft_loss"},
+        "draft_rejections_50": {"selection.method": "draft_rejections"},
+        "repair": REPAIR,
     }
     for name, settings in added.items():
         yield Cell(domain, f"eda_{name}", "selfgen", settings={**paper, **settings})
+    # The LK loss is made for the acceptance rate of sampling: beside cross-entropy of its weights, at T=1 too.
+    for name in ("ce_weighted", "lk"):
+        yield Cell(domain, f"eda_{name}_sampled", "selfgen", settings={**paper, **added[name]}, full=True)
+    best = {**paper, **BEST}
+    yield Cell(domain, "best_lk_sampled", "selfgen", settings={**best, "train.loss.distribution": "lk"}, full=True)
+    yield Cell(domain, "best_repair", "selfgen", settings={**best, **REPAIR})
     # Tests whether the baseline suffers from a rate that was chosen for EDA.
     slower = {**PAPER, **METHODS["full_ft"], "train.learning_rate": 5e-4}
     yield Cell(domain, "full_ft_slower", "original", settings=slower)
@@ -228,6 +243,36 @@ def beyond(domain: str) -> Iterator[Cell]:
         yield Cell(domain, "candidate", data, settings=candidate)
 
 
+def saturated(domain: str) -> Iterator[Cell]:
+    """Selectors where data is not what lacks: 12,800 samples, two answers to each of 6,400 prompts, at five budgets.
+    All of them are the same samples whatever the selector, and one cell.
+
+    Runs, by the times of the cells at 1,920 samples (`math-eda_all-selfgen-s0` took 0.62 s of one core to generate a
+    sample and 0.27 s for a step of eight; on machines that were busy up to 1.5 times as much):
+
+    | what | how often | each |
+    |---|---|---|
+    | generating 12,800 samples | once | 2.2 h |
+    | measuring them with the base draft | once | 3 min |
+    | training at 12.5, 25, 50 and 75 % | each for four selectors | 4, 7, 14 and 21 min |
+    | training on all | once | 28 min |
+    | measuring a draft on five tasks | 17 | 1 min |
+
+    Together about 6.5 core hours; the hidden states of all samples are about 4 GB, and each cell copies what it keeps.
+    Run it by name: `python -m benchmarks.paper.run --domains math --groups saturated`.
+    """
+    eda = {**PAPER, **METHODS["eda"], "dataset.num_prompts": 6400 + 8, "selfgen.answers_per_prompt": 2}
+    yield Cell(domain, "saturated_all", "selfgen", settings=eda)
+    for share in SATURATED_SHARES:
+        for method in SATURATED_SELECTORS:
+            chosen = {"selection.method": method, "selection.keep_fraction": share}
+            yield Cell(domain, f"saturated_{method}_{100 * share:g}", "selfgen", settings={**eda, **chosen})
+
+
+SATURATED_SHARES = (0.125, 0.25, 0.5, 0.75)
+SATURATED_SELECTORS = ("pca", "random", "reversed", "draft_loss")
 GROUPS = {"grid": grid, "seeds": seeds, "selection": selection, "selection_seeds": selection_seeds, "beyond": beyond}
 BROUGHT = {"brought": brought, "brought_seeds": brought_seeds}
-ABLATIONS = ("selection", "selection_seeds", "beyond")
+LARGE = {"saturated": saturated}
+"""Run when they are named, and not with the others."""
+ABLATIONS = ("selection", "selection_seeds", "beyond", "saturated")

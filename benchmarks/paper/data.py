@@ -1,12 +1,13 @@
 """The grid's training data: one generate stage per domain, source and seed, shared by all cells that learn from it.
 
-Selection scores depend on rho, PCA dimension and reference set. A cell that changes them shares the samples and scores
-them again, instead of generating them once more.
+Selection scores depend on rho, PCA dimension and reference set, or on the base draft where the selector looks at that.
+A cell that changes them shares the samples and has them scored again, instead of having them generated once more.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ from benchmarks.paper.tasks import MAX_NEW_TOKENS
 from eda_service.config.job import AdaptConfig, Method, SelectionConfig
 from eda_service.engines.own import OwnEngine
 from eda_service.pipeline.generate import GENERATE
-from eda_service.pipeline.generation_actor import score_samples
+from eda_service.pipeline.generation_actor import score_samples, scorer_of
 from eda_service.pipeline.prepare import fit_on_general
 from eda_service.pipeline.stage import run_stage
 from eda_service.planning.base_draft import draft_config
 from eda_service.records import SelfGenManifest, Stage
 from eda_service.selection.kinds import make_selector
+from eda_service.selection.selector import DraftSelector
 from eda_service.storage.files import file_entry, sha256_file, sha256_text
+from eda_service.storage.published.registry import find_draft
 from eda_service.storage.runs.run import RunDir
+from eda_service.storage.runs.state import Prepared
 from eda_service.storage.samples.shards import read_shard
 from eda_service.targets.loader import Target
 from jobs.common import config_of_paths
@@ -81,8 +85,11 @@ def generated_set(cell: Cell, config: AdaptConfig, home: Path, target: Target) -
         if not source.is_job:
             source.create(plain, origin="benchmark")
         run_stage(source, plain, GENERATE)
-    changed = {name: getattr(config.selection, name) for name in SCORED_BY}
-    changed = {name: value for name, value in changed.items() if value != getattr(plain.selection, name)}
+    if isinstance(make_selector(config.selection), DraftSelector):
+        changed: dict[str, Any] = {"method": config.selection.method.value}
+    else:
+        changed = {name: getattr(config.selection, name) for name in SCORED_BY}
+        changed = {name: value for name, value in changed.items() if value != getattr(plain.selection, name)}
     if not changed:
         return source
     again = RunDir.of_job(source.job_id + "".join(f"-{name}-{value}" for name, value in changed.items()), home)
@@ -109,20 +116,26 @@ def _digest(config: AdaptConfig, target: Target) -> str:
 
 @torch.inference_mode()
 def _score_again(source: RunDir, run: RunDir, config: AdaptConfig, target: Target) -> None:
-    """Link the samples and write a record with other scores."""
+    """Link the samples and write a record with other scores: of other statistics, or of the base draft."""
     record = source.read_record(SelfGenManifest, Stage.GENERATE)
     assert record is not None
     run.create(config, origin="benchmark")
     directory = run.stage_dir(Stage.GENERATE)
     link(source.root / Stage.GENERATE.value, directory, leave_out=("record.json", "reference.safetensors"))
-    path = directory / "reference.safetensors"
-    timed = fit_on_general(config, OwnEngine(target), path)
-    scorer = make_selector(config.selection).load(path)
-    shards = sorted({score.shard for score in record.scores})
-    scores = [s for name in shards for s in score_samples(name, list(read_shard(directory, name)), scorer)]
+    path, selector = directory / "reference.safetensors", make_selector(config.selection)
     files = [entry for entry in record.files if entry.path != path.name]
+    if isinstance(selector, DraftSelector):
+        base_dir, timed = find_draft(config.base_draft), Prepared()
+        scorer = scorer_of(config, target, reference=None, base_dir=base_dir)
+    else:
+        timed = fit_on_general(config, OwnEngine(target), path)
+        scorer = scorer_of(config, target, reference=path, base_dir=None)
+        files.append(file_entry(directory, path))
+    shards, started = sorted({score.shard for score in record.scores}), time.monotonic()
+    scores = [s for name in shards for s in score_samples(name, list(read_shard(directory, name)), scorer)]
     timings = timed.model_dump(include={"reference_seconds", "reference_fit_seconds", "num_reference_tokens"})
-    update = {"scores": tuple(scores), "files": (*files, file_entry(directory, path)), **timings}
+    timings["scoring_seconds"] = time.monotonic() - started
+    update = {"scores": tuple(scores), "files": tuple(files), "value_name": selector.value_name, **timings}
     run.write_record(record.model_copy(update=update))
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.paper.cells import ABLATIONS, BROUGHT, GROUPS, Cell
+from benchmarks.paper.cells import ABLATIONS, BROUGHT, GROUPS, LARGE, Cell
 from benchmarks.paper.data import config_of, generated_set, link
 from benchmarks.paper.domains import PaperDomain, domains_of, has_references, prompt_file, require_files
 from benchmarks.paper.gate import gate_statistics
@@ -175,7 +175,12 @@ def _described(generated: SelfGenManifest, selected: SelectionManifest, trained:
             "num_answer_tokens": generated.num_answer_tokens,
             "seconds": round(generated.generation_seconds, 1),
         },
-        "selected": {"num_samples": selected.num_selected, "num_answer_tokens": selected.num_answer_tokens},
+        "selected": {
+            "num_samples": selected.num_selected,
+            "num_answer_tokens": selected.num_answer_tokens,
+            "value_name": selected.value_name,
+            "seconds_over_generation": round(selected.selection_over_generation_time, 5),
+        },
         "trained": {
             "seconds": round(trained.training_seconds, 1),
             "num_steps": trained.num_steps,
@@ -235,7 +240,7 @@ def headline(measured: dict[str, Any]) -> dict[str, float]:
 def cells(domain: str, groups: Iterable[str]) -> Iterator[Cell]:
     """Yield the cells group by group, so that the grid comes first."""
     for group in groups:
-        yield from {**GROUPS, **BROUGHT}[group](domain)
+        yield from {**GROUPS, **BROUGHT, **LARGE}[group](domain)
 
 
 def arguments_of() -> argparse.Namespace:

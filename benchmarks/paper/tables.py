@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.paper.cells import GROUPS, HEADLINES, NUM_SEEDS, Cell
+from benchmarks.paper.cells import GROUPS, HEADLINES, LARGE, NUM_SEEDS, SATURATED_SELECTORS, Cell
 from benchmarks.paper.goals import goal_rows
 from benchmarks.paper.reference import COST, LENGTHS, RATIOS, SELECTION
+from benchmarks.paper.saturated import saturated_rows
 from benchmarks.paper.stopping import stopping_rows
 from benchmarks.workloads import RESULTS
 
@@ -224,7 +225,7 @@ def hours_table(found: dict[str, Result]) -> list[str]:
     measuring.
     """
     rows = []
-    for group, cells in GROUPS.items():
+    for group, cells in (GROUPS | LARGE).items():
         names = [cell.name for domain in domains_in(found) for cell in cells(domain) if cell.name in found]
         if names:
             seconds = sum(found[name]["seconds"]["all"] for name in names)
@@ -262,6 +263,28 @@ SECOND_PAPER = {
     "synthetic prompts (Magpie, from the tuned target)": "candidate-magpie",
 }
 """Cells by the comparison of the paper on domain drafts (arXiv 2503.07807): the first three, the last three."""
+
+
+SAMPLED = ("eda", "eda_ce_weighted_sampled", "eda_lk_sampled", "best", "best_lk_sampled")
+"""Cells that the loss on the acceptance rate is compared with, at the temperature that it is made for."""
+
+
+def sampled_table(found: dict[str, Result]) -> list[str]:
+    """The LK loss at T=1, once one of its cells is there."""
+    cells = {method: found[name] for method in SAMPLED if (name := f"math-{method}-selfgen-s0") in found}
+    if not any(method.endswith("_sampled") for method in cells):
+        return []
+    kinds = ((0.0, "tree"), (0.0, "chain"), (1.0, "tree"), (1.0, "chain"))
+    rows = [[method, *(shown(mean_length(result, *kind)) for kind in kinds)] for method, result in cells.items()]
+    head = ["variant", "trees, T=0", "chains of 5, T=0", "trees, T=1", "chains of 5, T=1"]
+    return ["### The LK loss at T=1 (math, acceptance length)", "", *table(head, rows)]
+
+
+def saturated_table(found: dict[str, Result]) -> list[str]:
+    """Selectors over budgets of 12,800 samples."""
+    rows = saturated_rows(found)
+    head = ["kept", "samples", *SATURATED_SELECTORS]
+    return ["### Selectors over 12,800 samples (math, acceptance length)", "", *table(head, rows)] if rows else []
 
 
 def second_paper_table(found: dict[str, Result]) -> list[str]:
@@ -340,7 +363,9 @@ def main() -> None:
         *speed_table(found),
         *cost_table(found),
         *ablation_table(found, "selection", f"Figure 3: selection (the paper, on GSM8K: {paper})"),
+        *saturated_table(found),
         *ablation_table(found, "beyond", "Beyond the paper"),
+        *sampled_table(found),
         *second_paper_table(found),
         *stopping_table(found),
         *hours_table(found),

@@ -42,12 +42,16 @@ class Mix(StrEnum):
 
 
 class Selector(StrEnum):
-    """Selectors of the samples to train on (Section 5.3)."""
+    """Selectors of the samples to train on: those of Section 5.3, then two of ours, which keep the samples on which the
+    base draft is worst, by the distance of its distributions from the target's or by the tokens that it does not say.
+    """
 
     PCA = "pca"
     RANDOM = "random"
     REVERSED = "reversed"
     ALL = "all"
+    DRAFT_LOSS = "draft_loss"
+    DRAFT_REJECTIONS = "draft_rejections"
 
 
 class EngineKind(StrEnum):
@@ -149,7 +153,13 @@ class SelectionConfig(Config):
     benchmarks.
     """
 
-    method: Selector = Field(Selector.PCA, description="selector; pca is the paper's")
+    method: Selector = Field(
+        Selector.PCA,
+        description="selector; pca is the paper's. draft_loss keeps the samples on which the base draft's "
+        "distributions are furthest from the target's (mean of 1 - sum min(p, q)), draft_rejections those of whose "
+        "tokens it says least; both compute the base draft over each sample and read, of these settings, "
+        "`keep_fraction` alone",
+    )
     keep_fraction: float = Field(0.5, gt=0.0, le=1.0, description="share kept (paper: 0.5)")
     quantile: Fraction = Field(0.9, description="rho of Eq. 14")
     pca_dim: int = Field(64, ge=1, le=4096, description="R of Eq. 11, capped by hidden size and sample count")
@@ -180,6 +190,14 @@ class TrainConfig(Config):
     lora_rank: int = Field(32, ge=1, le=1024, description="rank for method lora")
     loss: LossConfig = LossConfig()
     epochs: int = Field(20, ge=1, le=1000, description="paper: 20")
+    repair_epochs: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        exclude_if=lambda epochs: epochs == 0,
+        description="epochs after those (ours), in which a draft learns only where decoding along the answer, with the "
+        "draft as it is then, would reject its token; the learning rate decays over both",
+    )
     batch_size: int = Field(16, ge=1, le=4096, description="sequences per optimizer step over all workers (paper: 16)")
     micro_batch_size: int | None = Field(
         None,
@@ -247,6 +265,11 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _check_early_stopping(self) -> TrainConfig:
+        if self.early_stopping_patience is not None and self.repair_epochs:
+            raise ValueError(
+                f"train.repair_epochs is {self.repair_epochs} and comes after all epochs, before which "
+                "train.early_stopping_patience may end training; leave one of them out"
+            )
         if self.early_stopping_patience is not None and not self.heldout_fraction:
             raise ValueError(
                 "train.early_stopping_patience needs held-out sequences and train.heldout_fraction is 0; raise it to "

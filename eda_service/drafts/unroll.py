@@ -98,14 +98,19 @@ def attend(query_BNSd: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tens
     return out.reshape(batch, num_heads, rows, width)
 
 
-def num_rounds(accepted: Sequence[int]) -> int:
-    """Count the rounds in which decoding produces an answer: each begins after the tokens accepted in the round before
-    and the one token of the target's own.
+def round_starts(accepted: Sequence[int]) -> Iterator[int]:
+    """Yield the places where rounds begin as decoding produces an answer: each after the tokens accepted before it
+    and the one token of the target.
 
     Args:
         accepted: Number of accepted tokens of a chain from each position of the answer, in order.
     """
-    rounds = place = 0
+    place = 0
     while place < len(accepted):
-        rounds, place = rounds + 1, place + accepted[place] + 1
-    return rounds
+        yield place
+        place += accepted[place] + 1
+
+
+def num_rounds(accepted: Sequence[int]) -> int:
+    """Rounds in which decoding walks over an answer (`round_starts`)."""
+    return sum(1 for _ in round_starts(accepted))

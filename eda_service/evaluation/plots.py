@@ -7,8 +7,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from eda_service.formatting import value_word
 from eda_service.measured_rows import AcceptanceRow
-from eda_service.records import CurvePoint, SampleScore
+from eda_service.records import DISTANCE, CurvePoint, SampleScore
 
 
 def plot_acceptance(rows: Sequence[AcceptanceRow], path: Path) -> None:
@@ -43,15 +44,19 @@ def plot_training(curve: Sequence[CurvePoint], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def plot_selection(scores: Sequence[SampleScore], threshold: float | None, path: Path) -> None:
+def plot_selection(scores: Sequence[SampleScore], threshold: float | None, path: Path, value_name: str) -> None:
     """Plot a histogram of sample values with the threshold of the selection."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     axes.hist([score.sample_value for score in scores], bins=40, color="tab:blue", alpha=0.8)
     if threshold is not None:
-        axes.axvline(threshold, color="tab:red", label=f"cut at {threshold:.1f}")
+        axes.axvline(threshold, color="tab:red", label=f"cut at {threshold:.4g}")
         axes.legend()
+    word = value_word(value_name)
+    is_distance = value_name == DISTANCE
     axes.set(
-        xlabel="sample value (Eq. 14)", ylabel="samples", title="Self-generated samples by distance from general text"
+        xlabel="sample value (Eq. 14)" if is_distance else word,
+        ylabel="samples",
+        title=f"Self-generated samples by {'distance from general text' if is_distance else word}",
     )
     figure.savefig(path, dpi=120)

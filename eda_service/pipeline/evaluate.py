@@ -115,7 +115,7 @@ def _plots(
     paths = [directory / name for name in ("acceptance.png", "training.png", "selection.png")]
     plot_acceptance(acceptance, paths[0])
     plot_training(trained.curve, paths[1])
-    plot_selection(generated.scores, selected.threshold, paths[2])
+    plot_selection(generated.scores, selected.threshold, paths[2], generated.value_name)
     return paths
 
 

@@ -39,7 +39,9 @@ from eda_service.raycluster.engine_room import room_for
 from eda_service.raycluster.resources import limit_threads
 from eda_service.records import FileEntry, SelfGenFields, SelfGenManifest, Stage
 from eda_service.selection.kinds import make_selector
+from eda_service.selection.selector import DraftSelector, ReferenceSelector
 from eda_service.storage.files import file_entry
+from eda_service.storage.published.registry import find_draft, read_draft_manifest
 from eda_service.storage.runs.run import RunDir
 from eda_service.storage.runs.state import Prepared, ShardResult
 from eda_service.storage.samples.shard_results import ShardResults
@@ -62,20 +64,27 @@ def run_generate(run: RunDir, config: AdaptConfig, draft: DraftConfig | None = N
     directory = run.stage_dir(Stage.GENERATE)
     shape = draft or draft_config(config.base_draft)
     start_from = config.base_draft if draft is None and shape.is_started(config.train) else None
-    scored = config.train.method is not Method.RETRAIN or make_selector(config.selection).needs_scores
+    selector = make_selector(config.selection)
+    is_scored = config.train.method is not Method.RETRAIN or selector.needs_scores
+    is_fitted = is_scored and isinstance(selector, ReferenceSelector)
+    scored_with = config.base_draft if is_scored and isinstance(selector, DraftSelector) else None
     run.progress(Stage.GENERATE, step=0, total_steps=1)
     kind = engine_of(run, config)
     with timed("preparing prompts and reference"), room_for(placements(config, kind)[Stage.GENERATE]) as room:
         task = _prepare.options(**room.of_task())
-        prepared: Prepared = ray.get(task.remote(config, directory, kind, shape.captures, scored))
+        prepared: Prepared = ray.get(task.remote(config, directory, kind, shape.captures, is_fitted))
     files = prepared_files(directory, prepared)
     run.store.fetch(Stage.GENERATE, [files[PROMPTS_FILE]])
     shards = shards_of(directory, config.selfgen)
     names = [shard["shard"] for shard in shards]
-    reference = (files[REFERENCE_FILE],) if scored else ()
-    writer = WriterSettings(config, directory, kind, reference, shape.captures, start_from)
+    reference = (files[REFERENCE_FILE],) if is_fitted else ()
+    writer = WriterSettings(config, directory, kind, reference, shape.captures, start_from, scored_with)
     _write_shards(run, config, shards, writer)
-    return fields_of(config, directory, names, prepared)
+    fields = fields_of(config, directory, names, prepared)
+    if scored_with is None:
+        return fields
+    base_draft = read_draft_manifest(find_draft(scored_with)).files[0].sha256
+    return fields.model_copy(update={"inputs": {**fields.inputs, "base_draft": base_draft}})
 
 
 def fields_of(config: AdaptConfig, directory: Path, shards: Sequence[str], prepared: Prepared) -> SelfGenFields:
@@ -115,6 +124,7 @@ def fields_of(config: AdaptConfig, directory: Path, shards: Sequence[str], prepa
         reference_seconds=prepared.reference_seconds,
         reference_fit_seconds=prepared.reference_fit_seconds,
         num_reference_tokens=prepared.num_reference_tokens,
+        value_name=make_selector(config.selection).value_name,
         generation_defaults=prepared.generation_defaults,
     )
 

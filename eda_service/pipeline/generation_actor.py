@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from eda_service.config.job import AdaptConfig, EngineKind
-from eda_service.decoding.build import load_first_step
+from eda_service.decoding.build import load_drafts, load_first_step
 from eda_service.pipeline.prepare import REFERENCE_FILE
 from eda_service.pipeline.target_engine import ends_with_engine, open_engine
 from eda_service.records import FileEntry, SampleScore, Stage
 from eda_service.selection.kinds import make_selector
-from eda_service.selection.selector import Scorer
+from eda_service.selection.selector import DraftSelector, ReferenceSelector, Scorer
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
 from eda_service.storage.files import file_entry
@@ -30,6 +29,7 @@ from eda_service.storage.runs.run import RunDir
 from eda_service.storage.runs.state import ShardResult
 from eda_service.storage.samples.shard_results import ShardResults
 from eda_service.storage.samples.shards import Sample, write_shard
+from eda_service.targets.ends import TargetEnds
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,12 @@ class WriterSettings:
         config: Config of the job.
         directory: Generate directory of the run, for the shards.
         kind: Engine that runs the target.
-        reference: File of the fitted selector, which this machine must have; empty: samples stay unscored (pretraining
-            data).
-        captures: Layers that the draft reads; empty: the inputs of the target's head. Scores always use the latter.
+        reference: File of the fitted selector, which this machine must have; None where none is fitted.
+        captures: Layers that the draft reads; empty: the inputs of the target's head. Distances always use the latter.
         start_from: Base draft whose start states are kept instead of the layers, because training leaves that part
             unchanged.
+        scored_with: Base draft that the selector measures samples with. Without it and without a reference they stay
+            unscored (pretraining data).
     """
 
     config: AdaptConfig
@@ -53,6 +54,7 @@ class WriterSettings:
     reference: tuple[FileEntry, ...] = ()
     captures: tuple[int, ...] = ()
     start_from: str | None = None
+    scored_with: str | None = None
 
 
 class ShardWriter:
@@ -67,9 +69,13 @@ class ShardWriter:
         run = RunDir(self.directory.parent)
         run.store.fetch(Stage.GENERATE, settings.reference)
         self.results = ShardResults(run)
-        selector = make_selector(self.config.selection)
-        self.scorer = selector.load(self.directory / REFERENCE_FILE) if settings.reference else None
         self.engine = open_engine(self.config, settings.kind, captures=settings.captures)
+        self.scorer = scorer_of(
+            self.config,
+            self.engine.ends,
+            reference=self.directory / REFERENCE_FILE if settings.reference else None,
+            base_dir=None if settings.scored_with is None else find_draft(settings.scored_with),
+        )
         self.start = None
         if settings.start_from is not None:
             # The bound method keeps this draft alive, which has weights only for its start.
@@ -117,20 +123,34 @@ class ShardWriter:
         return self.results.write(name, result)
 
 
+def scorer_of(
+    config: AdaptConfig, target: TargetEnds, *, reference: Path | None, base_dir: Path | None
+) -> Scorer | None:
+    """Return the scorer that measures a job's samples; None: they are not measured.
+
+    Args:
+        config: The job's config.
+        target: Target that writes the samples.
+        reference: File of the fitted selector.
+        base_dir: The base draft.
+    """
+    selector = make_selector(config.selection)
+    if isinstance(selector, ReferenceSelector) and reference is not None:
+        return selector.load(reference)
+    if isinstance(selector, DraftSelector) and base_dir is not None:
+        return selector.beside(load_drafts(base_dir, None, target=target), target)
+    return None
+
+
 def score_samples(shard: str, samples: Sequence[Sample], scorer: Scorer | None) -> list[SampleScore]:
-    """Compute Eqs. 13-14 on states in memory; without a scorer every value is 0."""
-    scores = []
-    for row, sample in enumerate(samples):
-        value = 0.0
-        if scorer is not None:
-            value = scorer.sample_value(np.asarray(sample.answer_states().to(torch.float64).cpu().numpy()))
-        scores.append(
-            SampleScore(
-                sample_id=sample.sample_id,
-                shard=shard,
-                row=row,
-                num_answer_tokens=sample.num_answer_tokens,
-                sample_value=value,
-            )
+    """Compute sample values from states in memory; without a scorer every value is 0."""
+    return [
+        SampleScore(
+            sample_id=sample.sample_id,
+            shard=shard,
+            row=row,
+            num_answer_tokens=sample.num_answer_tokens,
+            sample_value=0.0 if scorer is None else scorer.sample_value(sample),
         )
-    return scores
+        for row, sample in enumerate(samples)
+    ]

@@ -19,6 +19,7 @@ from eda_service.errors import DatasetInvalidError
 from eda_service.pipeline.measuring import require_gain
 from eda_service.pipeline.target_engine import open_engine
 from eda_service.selection.kinds import make_selector
+from eda_service.selection.selector import ReferenceSelector
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.magpie import write_prompts
 from eda_service.selfgen.prompts import Prompt, general_prompts, load_prompts
@@ -140,7 +141,8 @@ def fit_on_general(config: AdaptConfig, engine: TargetEngine, path: Path, captur
         captures: Layers that the engine returns; the selector uses the inputs of the target's head.
     """
     selection = config.selection
-    started = time.monotonic()
+    selector, started = make_selector(selection), time.monotonic()
+    assert isinstance(selector, ReferenceSelector)
     settings = config.selfgen.model_copy(
         update={"max_new_tokens": selection.reference_max_new_tokens, "answers": Answers.TARGET}
     )
@@ -152,7 +154,7 @@ def fit_on_general(config: AdaptConfig, engine: TargetEngine, path: Path, captur
         )
     features_ND = torch.cat([sample.answer_states() for sample in generated.samples]).to(torch.float64)
     fit_started = time.monotonic()
-    make_selector(selection).fit(np.asarray(features_ND.cpu().numpy())).save(path)
+    selector.fit(np.asarray(features_ND.cpu().numpy())).save(path)
     return Prepared(
         reference_seconds=time.monotonic() - started,
         reference_fit_seconds=time.monotonic() - fit_started,

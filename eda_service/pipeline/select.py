@@ -12,6 +12,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 
 from eda_service.config.job import AdaptConfig
+from eda_service.errors import ArtifactCorruptError
 from eda_service.formatting import size
 from eda_service.pipeline.prepare import PROMPTS_FILE, read_prompt_file
 from eda_service.pipeline.stage import StageRunner
@@ -29,11 +30,16 @@ def run_select(run: RunDir, config: AdaptConfig) -> SelectionFields:
     """Choose the compact set and write it as shards of the same names.
 
     Raises:
-        ArtifactCorruptError: The generate stage's record does not exist.
+        ArtifactCorruptError: The generate stage's record does not exist, or its values are those of another selector.
     """
     generated = run.require(SelfGenManifest)
     run.progress(Stage.SELECT, step=0, total_steps=1)
     scores, selector = generated.scores, make_selector(config.selection)
+    if selector.needs_scores and generated.value_name != selector.value_name:
+        raise ArtifactCorruptError(
+            f"the samples were measured by {generated.value_name}, and selection.method {config.selection.method} asks "
+            f"for {selector.value_name}; redo stage generate, or select by what was measured"
+        )
     ranking_started = time.monotonic()
     kept = selector.keep(
         [score.sample_id for score in scores], [score.sample_value for score in scores], seed=config.seed
@@ -51,6 +57,7 @@ def run_select(run: RunDir, config: AdaptConfig) -> SelectionFields:
         num_selected=len(chosen),
         keep_fraction=len(chosen) / len(scores),
         threshold=selector.threshold([score.sample_value for score in chosen]),
+        value_name=generated.value_name,
         selected_ids=tuple(score.sample_id for score in chosen),
         num_answer_tokens=sum(score.num_answer_tokens for score in chosen),
         selection_seconds=added,

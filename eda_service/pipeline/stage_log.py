@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from eda_service.errors import StorageError
-from eda_service.formatting import duration, size
+from eda_service.formatting import duration, size, value_word
 from eda_service.records import (
     ADAPTED,
     BASE,
@@ -80,16 +80,18 @@ def _validated(record: ValidateRecord) -> list[str]:
 
 def _generated(record: SelfGenManifest) -> list[str]:
     rate = record.num_answer_tokens / max(record.generation_seconds, 1e-9)
+    of_reference = f"reference of {record.num_reference_tokens:,} tokens in {duration(record.reference_seconds)}"
+    reference = [of_reference] if record.num_reference_tokens else []
     return [
         f"{record.num_samples:,} samples, {len(record.skipped):,} prompts skipped",
         f"{record.num_answer_tokens:,} answer tokens, {rate:,.0f} per second of decoding",
-        f"reference of {record.num_reference_tokens:,} tokens in {duration(record.reference_seconds)}",
+        *reference,
         f"measuring samples {duration(record.scoring_seconds)}",
     ]
 
 
 def _selected(record: SelectionManifest) -> list[str]:
-    at = "" if record.threshold is None else f", from value {record.threshold:.3f} on"
+    at = "" if record.threshold is None else f", from {value_word(record.value_name)} {record.threshold:.3f} on"
     return [
         f"kept {record.num_selected:,} of {record.num_candidates:,} samples{at}",
         f"{record.num_answer_tokens:,} answer tokens to train on",

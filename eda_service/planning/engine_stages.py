@@ -27,7 +27,7 @@ from eda_service.planning.engine_need import (
 from eda_service.planning.stage_plan import StagePlan
 from eda_service.planning.workload import Lengths, Workload
 from eda_service.records import Stage
-from eda_service.targets.files.shape import ModelShape
+from eda_service.targets.files.shape import WEIGHT_BYTES, ModelShape
 
 _EVALUATION_ENGINES = 3
 """Number of vLLM engines that run in turn: without a draft, with the base draft, with the adapted one."""
@@ -80,7 +80,7 @@ def on_vllm(
             seconds=stage.seconds + more,
             start_s=stage.start_s + more,
             memory_bytes=vllm_need(config, shape, device).memory_bytes,
-            host_bytes=shard_host_bytes(config, shape, tokens, num_captures),
+            host_bytes=shard_host_bytes(config, shape, tokens, num_captures) + WEIGHT_BYTES * work.selector_parameters,
         )
     if stage.stage == Stage.EVALUATE:
         start_s = _EVALUATION_ENGINES * (stage.start_s + VLLM_START_S)

@@ -43,8 +43,9 @@ def split_samples(config: AdaptConfig) -> tuple[int, int]:
 
 
 def num_train_steps(config: AdaptConfig) -> int:
-    """Count the optimizer steps of the job, if no prompt is skipped."""
-    return math.ceil(split_samples(config)[0] / config.train.batch_size) * config.train.epochs
+    """Count the optimizer steps of the job, if no prompt is skipped; those of repair are among them."""
+    train = config.train
+    return math.ceil(split_samples(config)[0] / train.batch_size) * (train.epochs + train.repair_epochs)
 
 
 def draft_parameters(train: TrainConfig, draft: DraftConfig) -> tuple[int, int]:

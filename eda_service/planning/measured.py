@@ -29,7 +29,7 @@ class Measured:
         lengths: Mean tokens of its prompts and answers.
         seconds: Seconds of each stage from start to end.
         generate_work_s: Seconds of one actor for the check of `min_gain` and for decoding of the reference and of the
-            shards.
+            shards with the measuring of their samples.
         train_work_s: Seconds in the training loop.
         disk_bytes: Bytes of the self-generated set's files.
     """
@@ -95,7 +95,9 @@ def measure(run_root: Path) -> Measured:
             "train": trained.seconds,
             "evaluate": evaluated.seconds,
         },
-        generate_work_s=generated.gate_seconds + generated.reference_seconds + generated.generation_seconds / actors,
+        generate_work_s=generated.gate_seconds
+        + generated.reference_seconds
+        + (generated.generation_seconds + generated.scoring_seconds) / actors,
         train_work_s=trained.training_seconds,
         disk_bytes=sum(entry.size_bytes for entry in generated.files),
     )

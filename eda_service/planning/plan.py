@@ -14,6 +14,7 @@ from eda_service.drafts.draft_config import DraftConfig
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import (
     ACTIVATION_FACTOR,
+    CORE,
     PUBLISH_S,
     STORE_BYTES_PER_S,
     VALIDATE_S,
@@ -27,6 +28,7 @@ from eda_service.planning.stage_plan import StagePlan
 from eda_service.planning.workload import OPTIMIZER_BYTES, Decoding, Lengths, Workload, workload
 from eda_service.records import Stage
 from eda_service.targets.files.shape import FEATURE_BYTES, WEIGHT_BYTES, ModelShape
+from eda_service.training.schedule import SIMULATED_DEPTH
 
 _FLOAT32_BYTES = 4
 
@@ -153,7 +155,7 @@ def _generate(
     return StagePlan(
         stage="generate",
         devices=math.ceil(selfgen.num_actors * share),
-        seconds=fixed + scale.generate * (gate + reference + shards),
+        seconds=fixed + scale.generate * (gate + reference + shards + measuring_s(config, device, work)),
         start_s=fixed,
         tokens=work.num_samples * lengths.answer + work.reference.tokens,
         disk_bytes=work.feature_bytes + shape.io_bytes,
@@ -165,15 +167,28 @@ def _generate(
     )
 
 
+def measuring_s(config: AdaptConfig, device: Device, work: Workload) -> float:
+    """Seconds in which one actor measures its samples with the base draft; 0 where the selector does not look at it.
+    Beside vLLM, which holds the GPU, the draft computes on the actor's CPU threads.
+    """
+    selfgen = config.selfgen
+    if config.target.engine is EngineKind.VLLM:
+        rate = selfgen.threads_per_actor * CORE.prefill_flops_per_s
+    else:
+        rate = share_of(device, selfgen.threads_per_actor) * device.prefill_flops_per_s
+    return work.num_samples / selfgen.num_actors * work.selector_flops / rate
+
+
 def shard_memory_bytes(config: AdaptConfig, shape: ModelShape, lengths: Lengths, work: Workload) -> float:
-    """Compute the memory of one generation actor: the target, keys and values and states of a batch, and the part of
-    the draft that makes its first state from them.
+    """Compute the memory of one generation actor: the target, keys and values and states of a batch, and of the base
+    draft the part that makes its first state from them, or all of it where samples are measured with it.
     """
     selfgen = config.selfgen
     batch = min(selfgen.batch_size, selfgen.shard_size)
     cache = batch * (lengths.prompt + selfgen.max_new_tokens) * shape.kv_bytes_per_token
     states = batch * selfgen.max_new_tokens * shape.hidden_size * FEATURE_BYTES
-    return shape.weight_bytes + WEIGHT_BYTES * work.start_parameters + cache + states
+    of_draft = WEIGHT_BYTES * (work.start_parameters + work.selector_parameters)
+    return shape.weight_bytes + of_draft + cache + states
 
 
 def gate_memory_bytes(config: AdaptConfig, shape: ModelShape, lengths: Lengths, work: Workload) -> float:
@@ -197,7 +212,11 @@ def _train(config: AdaptConfig, shape: ModelShape, device: Device, work: Workloa
     gradient_bytes = WEIGHT_BYTES if train.use_gpu else _FLOAT32_BYTES
     exchanged = 2 * gradient_bytes * work.trainable * (train.num_workers - 1) / train.num_workers
     step_s = per_worker * work.flops_per_token / rate + device.step_overhead_s + exchanged / device.exchange_bytes_per_s
-    heldout_s = (train.epochs + 1) * work.heldout_tokens * work.flops_per_token / 3 / rate
+    num_epochs = train.epochs + train.repair_epochs
+    # A step of repair unrolls as many positions as the held-out pass does.
+    deeper = max(0.0, SIMULATED_DEPTH / work.unroll_steps - 1.0) * train.repair_epochs / num_epochs
+    step_s += deeper * per_worker * work.flops_per_token / rate
+    heldout_s = (num_epochs + 1) * work.heldout_tokens * work.flops_per_token / 3 / rate
     fixed = device.start_s if scale.train_start_s is None else scale.train_start_s
     return StagePlan(
         stage="train",
@@ -206,7 +225,7 @@ def _train(config: AdaptConfig, shape: ModelShape, device: Device, work: Workloa
         start_s=fixed,
         tokens=work.tokens_per_step * work.num_steps / work.unroll_steps,
         disk_bytes=2 * (OPTIMIZER_BYTES + WEIGHT_BYTES) * work.trainable,
-        storage_bytes=work.kept_feature_bytes * train.epochs,
+        storage_bytes=work.kept_feature_bytes * num_epochs,
         exchange_bytes=train.num_workers * exchanged * work.num_steps,
         memory_bytes=train_memory_bytes(config, shape, work),
     )
@@ -223,11 +242,13 @@ def train_memory_bytes(config: AdaptConfig, shape: ModelShape, work: Workload) -
     ends = WEIGHT_BYTES * shape.hidden_size * (shape.vocab_size + rows)
     optimizer = OPTIMIZER_BYTES * work.trainable / split[1]
     gradients = _FLOAT32_BYTES * work.trainable / split[2]
-    positions = work.tokens_per_step / train.num_workers
+    unrolled = max(work.unroll_steps, SIMULATED_DEPTH if train.repair_epochs else 0)
+    tokens_per_step = work.tokens_per_step / work.unroll_steps * unrolled
+    positions = tokens_per_step / train.num_workers
     if train.micro_batch_size is not None:
         # of one forward; the others of a worker's share of the batch follow it
         sequences = min(train.batch_size, split_samples(config)[0])
-        positions = min(positions, work.tokens_per_step / sequences * train.micro_batch_size)
+        positions = min(positions, tokens_per_step / sequences * train.micro_batch_size)
     kept = positions * (ACTIVATION_FACTOR * shape.hidden_size + 3.0 * _FLOAT32_BYTES * rows)
     return weights + ends + optimizer + gradients + kept
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from eda_service.config.job import AdaptConfig, Answers
+from eda_service.config.job import AdaptConfig, Answers, TrainConfig
 from eda_service.drafts.draft_config import DraftConfig, parameter_counts
 from eda_service.planning.estimate import (
     draft_parameters,
@@ -17,6 +17,7 @@ from eda_service.planning.estimate import (
 )
 from eda_service.planning.shapes import draft_of
 from eda_service.selection.kinds import make_selector
+from eda_service.selection.selector import DraftSelector
 from eda_service.targets.files.shape import FEATURE_BYTES, ModelShape
 from eda_service.training.schedule import SIMULATED_DEPTH
 
@@ -90,6 +91,8 @@ class Workload:
         base_parameters: Number of parameters of the base draft.
         start_parameters: Number of parameters that make the draft's first state in self-generation; 0: it is not made
             there.
+        selector_parameters: Number of parameters of the base draft if samples are measured with it; otherwise 0.
+        selector_flops: Operations of measuring one sample with it.
         scored_tokens: Number of rows of the head that it scores with.
         evaluation: Decoding of one mode's acceptance.
         num_modes: Number of these modes.
@@ -113,6 +116,8 @@ class Workload:
     draft_parameters: int
     base_parameters: int
     start_parameters: int
+    selector_parameters: int
+    selector_flops: float
     scored_tokens: int
     evaluation: Decoding
     num_modes: int
@@ -144,6 +149,10 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths, draft: Dr
     draft = draft_of(shape) if draft is None else draft
     total, trainable = draft_parameters(train, draft)
     features = samples * (lengths.prompt + lengths.answer) * draft.stored_width(train) * FEATURE_BYTES
+    base_parameters = parameter_counts(draft, None, train_fc=True)[0]
+    selector = make_selector(selection)
+    reads_draft = isinstance(selector, DraftSelector)
+    num_reference = 0 if reads_draft else selection.num_reference_prompts
     timed = evaluation.num_timed_prompts * evaluation.num_timed_repeats
     temperatures = evaluation.timed_temperatures or evaluation.temperatures
     measured = decoding(evaluation.num_prompts, evaluation.batch_size, answered, evaluation.max_new_tokens)
@@ -151,9 +160,7 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths, draft: Dr
         num_samples=samples,
         shards_per_actor=math.ceil(shards / selfgen.num_actors),
         shard=decoding(in_shard, selfgen.batch_size, lengths, longest),
-        reference=decoding(
-            selection.num_reference_prompts, selfgen.batch_size, reference, selection.reference_max_new_tokens
-        ),
+        reference=decoding(num_reference, selfgen.batch_size, reference, selection.reference_max_new_tokens),
         num_steps=num_train_steps(config),
         tokens_per_step=min(train.batch_size, training) * sample_tokens * draft.unroll_steps(train.loss),
         unroll_steps=draft.unroll_steps(train.loss),
@@ -161,8 +168,10 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths, draft: Dr
         flops_per_token=train_flops_per_token(train, draft),
         trainable=trainable,
         draft_parameters=total,
-        base_parameters=parameter_counts(draft, None, train_fc=True)[0],
+        base_parameters=base_parameters,
         start_parameters=draft.sizes.fuse if draft.is_started(train) else 0,
+        selector_parameters=base_parameters if reads_draft else 0,
+        selector_flops=selector_flops(selector, train, draft, lengths) if isinstance(selector, DraftSelector) else 0.0,
         scored_tokens=scored_tokens(train, draft),
         evaluation=measured,
         num_modes=1 + 2 * len(evaluation.temperatures),
@@ -170,5 +179,16 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths, draft: Dr
         num_timed_modes=3 * len(temperatures) if timed else 0,
         gate=None if config.min_gain is None else measured,
         feature_bytes=features,
-        kept_feature_bytes=make_selector(selection).share * features,
+        kept_feature_bytes=selector.share * features,
     )
+
+
+def selector_flops(selector: DraftSelector, train: TrainConfig, draft: DraftConfig, lengths: Lengths) -> float:
+    """Count the operations of measuring one sample: a forward of the draft over prompt and answer, its head over the
+    answer, and the target's rows of the same tokens where distributions are compared. The config of a draft without a
+    head of its own does not say how many tokens it scores: as many as training ranks.
+    """
+    head = 2.0 * draft.hidden_size * (draft.own_vocab_size or train.draft_vocab_size or draft.vocab_size)
+    layer = 2.0 * parameter_counts(draft, None, train_fc=True)[0] - (head if draft.own_vocab_size else 0.0)
+    num_heads = 2 if selector.compares_distributions else 1
+    return layer * (lengths.prompt + lengths.answer) + num_heads * head * lengths.answer

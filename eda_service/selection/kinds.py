@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from eda_service.config.job import SelectionConfig, Selector
+from eda_service.selection.draft_loss import LargestDraftLoss
+from eda_service.selection.draft_rejections import MostDraftRejections
 from eda_service.selection.everything import Everything
 from eda_service.selection.mahalanobis import LargestDistance, SmallestDistance
 from eda_service.selection.random_draw import RandomDraw
@@ -13,6 +15,8 @@ SELECTORS: dict[str, type[SampleSelector]] = {
     Selector.REVERSED: SmallestDistance,
     Selector.RANDOM: RandomDraw,
     Selector.ALL: Everything,
+    Selector.DRAFT_LOSS: LargestDraftLoss,
+    Selector.DRAFT_REJECTIONS: MostDraftRejections,
 }
 
 

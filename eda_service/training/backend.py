@@ -40,11 +40,13 @@ class Step:
         number: Number of steps taken before this one.
         parts: The worker's share of the batch, whose gradients add up to that of the whole share.
         rate: Learning rate.
+        is_repair: Only the places where decoding would end a round are learnt.
     """
 
     number: int
     parts: Sequence[Part]
     rate: float
+    is_repair: bool = False
 
 
 @dataclass(frozen=True)

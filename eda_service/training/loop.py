@@ -1,4 +1,5 @@
-"""The training loop of one worker: epochs, validation by simulated acceptance, best weights, early stopping, resume.
+"""The training loop of one worker: epochs, then those of repair; validation by simulated acceptance, best weights,
+early stopping, resume.
 
 All decisions follow from the inputs and the checkpoint, so a run that is restarted after a crash continues as if it had
 not been interrupted.
@@ -52,7 +53,8 @@ class Loop:
             self._data.prompts(), self._config.heldout_fraction, seed=self._seed
         )
         self._steps_per_epoch = -(-len(self._train_ids) // self._config.batch_size)
-        self._total_steps = self._steps_per_epoch * self._config.epochs
+        self._num_epochs = self._config.epochs + self._config.repair_epochs
+        self._total_steps = self._steps_per_epoch * self._num_epochs
         self._state, self._began = TrainState(), time.monotonic()
 
     def fit(self) -> TrainState:
@@ -63,7 +65,7 @@ class Loop:
         """
         self._start()
         config, lengths = self._config, self._data.lengths(self._train_ids)
-        for epoch in range(self._state.step // self._steps_per_epoch, config.epochs):
+        for epoch in range(self._state.step // self._steps_per_epoch, self._num_epochs):
             if has_stopped_improving(
                 self._state.step,
                 self._state.best_step,
@@ -109,7 +111,8 @@ class Loop:
         ]
         # Feature noise of a step is the same whether the run came here at once or was resumed.
         torch.manual_seed((self._seed << 20) + state.step * backend.world_size + backend.rank)
-        losses = backend.step(Step(state.step, parts, rate), self._ends)
+        is_repair = state.step >= config.epochs * self._steps_per_epoch
+        losses = backend.step(Step(state.step, parts, rate, is_repair), self._ends)
         state.step += 1
         if state.step % max(1, self._steps_per_epoch // 4) == 0:
             self._log.step(state.step, losses, rate, self._seconds())

@@ -27,6 +27,8 @@ from eda_service.drafts.draft import Draft
 from eda_service.drafts.unroll import unroll
 from eda_service.targets.head import LmHead
 from eda_service.training.batches import Batch
+from eda_service.training.repair import hits_of, rejected_places
+from eda_service.training.schedule import SIMULATED_DEPTH
 
 _SMALLEST_ACCEPTANCE = 1e-6
 
@@ -164,7 +166,12 @@ class DraftLoss(nn.Module):
         self.num_steps = draft.config.unroll_steps(config)
 
     def forward(
-        self, batch: Batch, embed: nn.Module, lm_head: LmHead, divisors_S: Sequence[float] | None = None
+        self,
+        batch: Batch,
+        embed: nn.Module,
+        lm_head: LmHead,
+        divisors_S: Sequence[float] | None = None,
+        is_repair: bool = False,
     ) -> Losses:
         """Compute the loss of a batch; a batch without unmasked tokens gives an exact zero.
 
@@ -173,14 +180,18 @@ class DraftLoss(nn.Module):
             embed: The target's embedding.
             lm_head: Rows of the target's head for the draft vocabulary.
             divisors_S: Divisor of each step's sums if the batch is a part of a share; None: the batch's own counts.
+            is_repair: Whether to take the loss at the places where decoding would end a round (`repair`), as a mean
+                over all unmasked tokens.
         """
         # Autocast starts here and not around the call: DeepSpeed switches an outer autocast off.
         with mixed_precision(lm_head.rows_VD.device, self.mixed):
-            return self._loss(batch, embed, lm_head, divisors_S)
+            return self._loss(batch, embed, lm_head, divisors_S, is_repair)
 
-    def _loss(self, batch: Batch, embed: nn.Module, lm_head: LmHead, divisors_S: Sequence[float] | None) -> Losses:
+    def _loss(
+        self, batch: Batch, embed: nn.Module, lm_head: LmHead, divisors_S: Sequence[float] | None, is_repair: bool
+    ) -> Losses:
         features_BLD = batch.features_BLD
-        if self.config.feature_noise > 0:
+        if self.config.feature_noise > 0 and not is_repair:  # decoding has no noise, and repair follows decoding
             assert not batch.is_started  # noise is added to the target's states, not to the draft's own
             features_BLD = features_BLD + (torch.rand_like(features_BLD) - 0.5) * self.config.feature_noise
         regression, cross_entropy = [], []
@@ -191,10 +202,16 @@ class DraftLoss(nn.Module):
         rows_M = tokens_M if self.rows_V is None else self.rows_V[tokens_M]
         wanted = TargetRows.of(batch.head_in[:, 1:-1][counts_BS], lm_head, rows_M)
         places_BS = (counts_BS.flatten().cumsum(0) - 1).view_as(counts_BS)
-        draft = self.draft
-        steps = unroll(draft, embed, batch.token_ids_BL, features_BLD, self.num_steps, is_started=batch.is_started)
+        draft, depth = self.draft, SIMULATED_DEPTH if is_repair else self.num_steps
+        steps = unroll(draft, embed, batch.token_ids_BL, features_BLD, depth, is_started=batch.is_started)
+        masks: Sequence[Tensor] | None = None
+        if is_repair:
+            states = list(steps)
+            masks = self._rejected(states, wanted, counts_BS, lm_head)
+            divisors_S = [float(counts_BS.sum().clamp(min=1)) if divisors_S is None else divisors_S[0]] * depth
+            steps = iter(states)
         for step, state_BSD in enumerate(steps):
-            mask_BS = counts_BS[:, step:]
+            mask_BS = counts_BS[:, step:] if masks is None else masks[step]
             places_M = places_BS[:, step:][mask_BS]
             regression_M, cross_entropy_M = token_losses(
                 state_BSD[mask_BS],
@@ -207,10 +224,20 @@ class DraftLoss(nn.Module):
             regression.append(regression_M.sum() / count)
             cross_entropy.append(cross_entropy_M.sum() / count)
         # A part may be shorter than the whole share and have fewer steps; the mean is over the share's steps.
-        num_steps = len(regression) if divisors_S is None else len(divisors_S)
+        # In repair a place of the answer is learnt at one step at most, and the mean is over places.
+        num_steps = 1 if is_repair else len(regression) if divisors_S is None else len(divisors_S)
         mean_regression, mean_cross_entropy = (
             torch.stack(regression).sum() / num_steps,
             torch.stack(cross_entropy).sum() / num_steps,
         )
         total = self.config.regression_weight * mean_regression + self.config.cross_entropy_weight * mean_cross_entropy
         return Losses(total, mean_regression.detach(), mean_cross_entropy.detach())
+
+    def _rejected(
+        self, states: Sequence[Tensor], wanted: TargetRows, counts_BS: Tensor, lm_head: LmHead
+    ) -> list[Tensor]:
+        """Rows of each step where the draft, as it is now, would be rejected."""
+        wanted_BS = torch.full_like(counts_BS, -1, dtype=torch.long)
+        wanted_BS[counts_BS] = wanted.probs_MW.argmax(-1)
+        hits = hits_of(states, wanted_BS, counts_BS, lambda states_MD: self.draft.logits(states_MD, lm_head))
+        return rejected_places(hits, counts_BS)

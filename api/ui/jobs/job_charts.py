@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from api.jobs.job_records import JobRecords
 from api.ui.charts import Chart, Series, histogram, line_chart
+from eda_service.formatting import value_word
 from eda_service.measured_rows import AcceptanceRow
-from eda_service.records import ADAPTED, BASE, CurvePoint, EvalReport, SampleScore
+from eda_service.records import ADAPTED, BASE, DISTANCE, CurvePoint, EvalReport, SampleScore
 
 _NAMES = {ADAPTED: "adapted", BASE: "base"}
 
@@ -20,7 +21,7 @@ def charts_of(records: JobRecords) -> list[Chart]:
     found += training_charts(records.curve)
     if records.generated is not None and records.generated.scores:
         threshold = None if records.selected is None else records.selected.threshold
-        found.append(selection_chart(records.generated.scores, threshold))
+        found.append(selection_chart(records.generated.scores, threshold, records.generated.value_name))
     return found
 
 
@@ -78,14 +79,17 @@ def training_charts(curve: Sequence[CurvePoint]) -> list[Chart]:
     return found
 
 
-def selection_chart(scores: Sequence[SampleScore], threshold: float | None) -> Chart:
+def selection_chart(scores: Sequence[SampleScore], threshold: float | None, value_name: str = DISTANCE) -> Chart:
     """Values of the self-generated samples, with the cut of the selection."""
+    is_distance = value_name == DISTANCE
+    of_what = "Distance of {} self-generated samples from general text (Eq. 14)"
+    of_what = of_what if is_distance else f"{value_word(value_name).capitalize()} of {{}} self-generated samples"
     values = [score.sample_value for score in scores]
     told = "no cut" if threshold is None else f"{sum(value >= threshold for value in values)} from {threshold:.4g} on"
     return histogram(
         "Sample values",
-        f"Distance of {len(values)} self-generated samples from general text (Eq. 14): {told}.",
-        x_label="sample value",
+        f"{of_what.format(len(values))}: {told}.",
+        x_label="sample value" if is_distance else value_word(value_name),
         y_label="samples",
         values=values,
         cut=threshold,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from eda_service.formatting import value_word
 from eda_service.storage.samples.samples import SamplePage
 
 MOST_CHARACTERS = 2_000
@@ -47,6 +48,7 @@ class SamplesView:
     num_dropped: int
     threshold: float | None
     note: str | None
+    value_word: str
 
 
 def view_of(page: SamplePage) -> SamplesView:
@@ -68,7 +70,8 @@ def view_of(page: SamplePage) -> SamplesView:
                 ),
             )
         )
-    return SamplesView(shown, page.has_more, page.num_kept, page.num_dropped, page.threshold, page.note)
+    word = value_word(page.value_name)
+    return SamplesView(shown, page.has_more, page.num_kept, page.num_dropped, page.threshold, page.note, word)
 
 
 def _turn(message: Mapping[str, Any]) -> TurnView:

@@ -13,6 +13,7 @@ from eda_service.cli.arguments import JobArgument, LastOption, find_job
 from eda_service.cli.console import JsonOption, UrlOption, connect, err, print_json
 from eda_service.client import Client, Sample, SamplePage
 from eda_service.errors import InputError
+from eda_service.formatting import value_word
 from eda_service.storage.files import write_bytes
 
 _PER_PAGE = 100
@@ -52,15 +53,15 @@ def samples(
         print_json([each.model_dump(mode="json") for each in shown])
         return
     for each in shown:
-        typer.echo(sample_text(each))
+        typer.echo(sample_text(each, found.value_word))
     typer.echo(found.summary(len(shown)))
     if found.note:
         err.print(found.note, markup=False)
 
 
-def sample_text(sample: Sample) -> str:
+def sample_text(sample: Sample, value_word: str = "value") -> str:
     """One sample as a few lines, its texts on one line each."""
-    value = "not measured" if sample.sample_value is None else f"value {sample.sample_value:.2f}"
+    value = "not measured" if sample.sample_value is None else f"{value_word} {sample.sample_value:.2f}"
     state = "kept" if sample.kept else "dropped"
     lines = [f"{sample.id}  {state}  {value}  {sample.num_answer_tokens} tokens  {one_line(sample.sample_id)}"]
     if sample.messages:
@@ -96,6 +97,11 @@ class _Walk:
                 return
 
     @property
+    def value_word(self) -> str:
+        """What the samples' values are called."""
+        return value_word("distance" if self._page is None else self._page.value_name)
+
+    @property
     def note(self) -> str | None:
         """What the run does not have."""
         return None if self._page is None else self._page.note
@@ -105,7 +111,7 @@ class _Walk:
         page = self._page
         if page is None:
             return "no samples"
-        at = "" if page.threshold is None else f", from value {page.threshold:.2f} on"
+        at = "" if page.threshold is None else f", from {self.value_word} {page.threshold:.2f} on"
         return f"{num_shown:,} shown; the job kept {page.num_kept:,}{at}, and dropped {page.num_dropped:,}"
 
 

@@ -23,7 +23,9 @@ class Sample(Answer):
 
 
 class SamplePage(Answer):
-    """A page of samples, the most valuable first; `note` says what the run does not have."""
+    """A page of samples, the most valuable first; `value_name` says what their values are, `note` what the run does not
+    have.
+    """
 
     samples: tuple[Sample, ...] = Field(alias="data")
     has_more: bool = False
@@ -31,4 +33,5 @@ class SamplePage(Answer):
     num_kept: int = 0
     num_dropped: int = 0
     threshold: float | None = None
+    value_name: str = "distance"
     note: str | None = None

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from eda_service.errors import ArtifactCorruptError
 from eda_service.measured_rows import Frozen
-from eda_service.records import SelectionManifest, SelfGenManifest, Stage
+from eda_service.records import DISTANCE, SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.files import temporary_name, write_bytes
 from eda_service.storage.runs.run import RunDir
 
@@ -36,7 +36,7 @@ class SampleText(Frozen):
     """One self-generated sample.
 
     Attributes:
-        sample_value: Value of Eq. 14; None if samples were not measured.
+        sample_value: Value by the job's selector (`SamplePage.value_name`); None if samples were not measured.
         num_prompt_tokens: Number of prompt tokens; None if unknown.
         messages: Messages of the conversation that was answered; None if texts were not kept.
         answer: Text that the target wrote; None if texts were not kept.
@@ -58,6 +58,7 @@ class SamplePage:
     Attributes:
         samples: Pairs of the rank among all samples of the job, counted from 1, and the sample.
         has_more: Whether more samples match the request.
+        value_name: Name of their values: `distance` (Eq. 14), or the name of another selector's measure.
         note: Description of what this run lacks; None: it has everything.
     """
 
@@ -67,6 +68,7 @@ class SamplePage:
     num_dropped: int
     threshold: float | None
     note: str | None
+    value_name: str = DISTANCE
 
 
 class SampleWriter:
@@ -132,6 +134,7 @@ def read_samples(run: RunDir, *, kept: bool | None, after: int, limit: int) -> S
         num_dropped=selected.num_candidates - selected.num_selected,
         threshold=selected.threshold,
         note=None if has_texts else NO_TEXTS,
+        value_name=selected.value_name,
     )
 
 

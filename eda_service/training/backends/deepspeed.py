@@ -64,7 +64,7 @@ class DeepSpeedBackend:
         divisors_S = None if counts_S is None else (counts_S / num).tolist()
         total = torch.zeros((), device=self.device)
         for part in step.parts:
-            losses: Losses = self._engine(part.batch, ends.embed, ends.lm_head, divisors_S)
+            losses: Losses = self._engine(part.batch, ends.embed, ends.lm_head, divisors_S, step.is_repair)
             loss = losses.total if part.counts else 0.0 * losses.total
             total += loss.detach() / num
             if part is step.parts[-1]:

@@ -48,7 +48,7 @@ class TorchBackend:
         self._optimizer.zero_grad()
         for part in step.parts:
             if part.counts:
-                losses = self._draft_loss(part.batch, ends.embed, ends.lm_head, divisors_S)
+                losses = self._draft_loss(part.batch, ends.embed, ends.lm_head, divisors_S, step.is_repair)
                 total += losses.total.detach()
                 losses.total.backward()
         mean = require_finite(self.mean(total), step)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.paper.cells import GROUPS, SELECTED, Cell
+from benchmarks.paper.cells import GROUPS, LARGE, SELECTED, Cell
 from benchmarks.paper.data import config_of
 from benchmarks.paper.domains import SHIPPED, DomainFile, domains_of, has_references, require_files
 from benchmarks.paper.goals import AT_LEAST, AT_MOST, goal_rows
 from benchmarks.paper.run import Bench, cells, run_once
+from benchmarks.paper.saturated import saturated_rows
 from benchmarks.paper.stopping import stopped_at, stopping_rows
 from benchmarks.paper.tables import domains_in, mean_length, speed_table, summary
 from benchmarks.paper.tasks import FEWEST_PROMPTS, FEWEST_TOKENS, enough
@@ -24,11 +25,12 @@ from eda_service.drafts.draft_config import PrivateConfig, parameter_counts
 from eda_service.errors import InputError
 from eda_service.evaluation.replay import Transcript
 from eda_service.measured_rows import SpeedRow
+from eda_service.planning.estimate import num_samples, split_samples
 from eda_service.storage.published.registry import find_draft
 
 
 def every_cell() -> list[Cell]:
-    return [cell for domain in SHIPPED for cell in cells(domain.name, GROUPS)]
+    return [cell for domain in SHIPPED for cell in cells(domain.name, [*GROUPS, *LARGE])]
 
 
 def test_no_cell_is_there_twice() -> None:
@@ -46,6 +48,24 @@ def test_every_config_is_valid_and_says_what_the_name_says(cell: Cell) -> None:
         assert config.train.method == cell.method
     if "selection.method" in cell.settings and cell.method == "eda" and cell.data == "selfgen":
         assert config.selection.keep_fraction == SELECTED["selection.keep_fraction"]
+
+
+def test_saturated_is_one_set_of_samples_at_five_budgets() -> None:
+    configs = {
+        cell.method: config_of(cell, domains_of("math", [])[0], "smollm2-135m@3", Path("prompts.jsonl"))
+        for cell in cells("math", ["saturated"])
+    }
+    assert len(configs) == 4 * 4 + 1
+    assert {num_samples(config) for config in configs.values()} == {12_800}
+    kept = {(each.selection.method.value, split_samples(each)[0] + 64) for each in configs.values()}
+    budgets = {1600, 3200, 6400, 9600}
+    assert kept == {(m, n) for m in ("pca", "random", "reversed", "draft_loss") for n in budgets} | {("all", 12_800)}
+    found = {
+        "math-saturated_pca_12.5-selfgen-s0": {"acceptance_length": 3.0, "selected": {"num_samples": 1600}},
+        "math-saturated_all-selfgen-s0": {"acceptance_length": 3.5, "selected": {"num_samples": 12_800}},
+    }
+    rows = saturated_rows(found)
+    assert rows == [["12.5%", "1600", "3.000", "-", "-", "-"], ["100.0%", "12800", *["3.500"] * 4]]
 
 
 DOMAIN: dict[str, object] = {

@@ -68,3 +68,18 @@ def test_samples_are_shared_and_scored_by_the_cells_own_settings(
     assert all(value < values(source)[sample] for sample, value in values(other).items())
     shard = "shard-00000.features.safetensors"
     assert (other.root / "generate" / shard).samefile(source.root / "generate" / shard)
+
+
+def test_a_selector_that_looks_at_the_draft_has_them_measured_with_it(
+    config: AdaptConfig, source: RunDir, tiny_target: Target, tmp_path: Path, base_draft_dir: Path
+) -> None:
+    run = RunDir.of_job("by-draft", tmp_path)
+    selection = SelectionConfig(method="draft_rejections")
+    _score_again(source, run, config.model_copy(update={"selection": selection, "base_draft": "tiny@1"}), tiny_target)
+    record = run.read_record(SelfGenManifest, Stage.GENERATE)
+    assert record is not None
+    assert record.value_name == "draft_rejections"
+    for value, score in zip(values(run).values(), record.scores, strict=True):
+        count = value * (score.num_answer_tokens - 1)  # a share of the answer's tokens but the first
+        assert count == pytest.approx(round(count), abs=1e-9)
+    assert len(set(values(run).values())) > 1

@@ -22,11 +22,11 @@ from eda_service.planning.estimate import disk_need_bytes, num_samples, split_sa
 from eda_service.planning.shapes import SHAPES, draft_of
 from eda_service.records import Stage
 from eda_service.selection.kinds import SELECTORS
-from eda_service.selection.selector import Array, SampleSelector
+from eda_service.selection.selector import Array, ReferenceSelector
 from eda_service.storage.files import file_entry
 from eda_service.storage.runs.run import RunDir
 from eda_service.storage.samples.samples import read_samples
-from eda_service.storage.samples.shards import read_shard
+from eda_service.storage.samples.shards import Sample, read_shard
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,13 @@ class NormScorer:
     def save(self, path: Path) -> None:
         path.write_text(repr(self.unit))
 
-    def sample_value(self, states_AD: Array) -> float:
-        return float(np.linalg.norm(states_AD[0])) / self.unit
+    def sample_value(self, sample: Sample) -> float:
+        return float(sample.answer_states()[0].double().norm()) / self.unit
 
 
-class LongestStates(SampleSelector):
+class LongestStates(ReferenceSelector):
+    value_name = "norm"
+
     def fit(self, states_ND: Array) -> NormScorer:
         return NormScorer(float(np.linalg.norm(states_ND, axis=1).mean()))
 
@@ -109,6 +111,7 @@ def test_a_new_selector_touches_nothing_else(
     # What every sample says is there to be read, in the order of what it is worth.
     page = read_samples(run, kept=None, after=0, limit=100)
     assert page is not None
+    assert page.value_name == fields.value_name == "norm"
     ranked = sorted(lengths, key=lambda each: -lengths[each])
     assert [sample.sample_id for _, sample in page.samples] == ranked
     assert [sample.kept for _, sample in page.samples] == [each in longest for each in ranked]

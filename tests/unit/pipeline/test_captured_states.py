@@ -16,6 +16,7 @@ import ray
 import torch
 from draft_files import put_draft
 from tiny_draft_kind import TinyConfig, tiny_kind
+from tiny_models import random_draft, random_eagle3, register_draft
 from transformers import AutoModelForCausalLM
 
 from eda_service.config.job import (
@@ -29,17 +30,24 @@ from eda_service.config.job import (
     TrainConfig,
 )
 from eda_service.config.loss import LossConfig
+from eda_service.decoding.build import load_drafts
 from eda_service.drafts.checkpoint import save_base_draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.kinds import make_draft
 from eda_service.drafts.unroll import unroll
+from eda_service.errors import ArtifactCorruptError
 from eda_service.pipeline import generate
+from eda_service.pipeline.select import SELECT, run_select
 from eda_service.planning.base_draft import draft_config
 from eda_service.records import SelfGenFields, Stage
+from eda_service.selection.draft_loss import LargestDraftLoss
 from eda_service.storage.inputs.tensor_header import read_header
+from eda_service.storage.published.registry import read_draft_manifest
 from eda_service.storage.runs.run import RunDir
+from eda_service.storage.samples.samples import read_samples
 from eda_service.storage.samples.shards import Sample, features_path, read_shard
 from eda_service.targets.files.shape import FEATURE_BYTES
+from eda_service.targets.loader import Target
 from eda_service.training.batches import collate
 
 WITH_FC, FROZEN = TrainConfig(train_fc=True), TrainConfig()
@@ -78,7 +86,7 @@ def stage(home: Path, target_dir: Callable[[str], Path], monkeypatch: pytest.Mon
     prompts.write_text("".join(json.dumps({"prompt": f"the user {n}"}) + "\n" for n in range(8)))
 
     def run_stage(
-        base_draft: str, draft: DraftConfig | None = None, train: TrainConfig = WITH_FC
+        base_draft: str, draft: DraftConfig | None = None, train: TrainConfig = WITH_FC, method: str = "pca"
     ) -> tuple[SelfGenFields, list[Sample], Path]:
         config = AdaptConfig(
             target=TargetSpec(model=str(target_dir("llama")), dtype="float32"),
@@ -87,9 +95,10 @@ def stage(home: Path, target_dir: Callable[[str], Path], monkeypatch: pytest.Mon
             dataset=DatasetSpec(source=str(prompts), num_prompts=8),
             evaluation=EvalConfig(num_prompts=2),
             selfgen=SelfGenConfig(max_new_tokens=8, batch_size=4, shard_size=6, threads_per_actor=1),
-            selection=SelectionConfig(num_reference_prompts=8, reference_max_new_tokens=8, pca_dim=4),
+            selection=SelectionConfig(method=method, num_reference_prompts=8, reference_max_new_tokens=8, pca_dim=4),
         )
-        run = RunDir.of_job(f"job-{base_draft}-{draft is not None}-{train.train_fc}-{train.loss.feature_noise}")
+        what = f"{draft is not None}-{train.train_fc}-{train.loss.feature_noise}-{method}"
+        run = RunDir.of_job(f"job-{base_draft}-{what}")
         run.create(config, origin="ray")
         fields = generate.run_generate(run, config, draft)
         directory = run.stage_dir(Stage.GENERATE)
@@ -155,3 +164,40 @@ def test_shards_hold_what_the_kind_reads(
     for wanted, got in zip(of_layers, of_start, strict=True):
         assert (got - wanted).norm() < 2e-3 * wanted.norm()  # both were rounded to float16, at other places
     assert torch.equal(batches[0].head_in, batches[1].head_in)
+
+
+@pytest.mark.parametrize("kind", ["eagle1", "eagle3"])
+def test_samples_are_measured_with_the_base_draft(
+    home: Path, stage: Callable[..., Any], tiny_target: Target, kind: str
+) -> None:
+    """In the pass that writes them, without a reference; then those on which it is worst are kept, and shown so."""
+    draft, vocab_W = (
+        (random_eagle3(tiny_target), torch.arange(90)) if kind == "eagle3" else (random_draft(tiny_target), None)
+    )
+    base_dir = register_draft(home, draft, tiny_target, vocab_W=vocab_W)
+    fields, samples, directory = stage("tiny@1", train=FROZEN, method="draft_loss")
+    assert [sample.is_started for sample in samples] == [kind == "eagle3"] * 6
+    assert not (directory / generate.REFERENCE_FILE).exists()
+    assert (fields.value_name, fields.num_reference_tokens) == ("draft_loss", 0)
+    assert fields.inputs["base_draft"] == read_draft_manifest(base_dir).files[0].sha256
+
+    loaded = load_drafts(base_dir, None, target=tiny_target)
+    scorer = LargestDraftLoss(SelectionConfig(method="draft_loss")).beside(loaded, tiny_target)
+    values = {sample.sample_id: scorer.sample_value(sample) for sample in samples}
+    assert {score.sample_id: score.sample_value for score in fields.scores} == pytest.approx(values, abs=2e-3)
+    run = RunDir(directory.parent)
+    config = run.config()
+    run.write_record(generate.GENERATE.record_of(config, fields, seconds=1.0))
+    selected = run_select(run, config)
+    run.write_record(SELECT.record_of(config, selected, seconds=1.0))
+    ranked = sorted(values, key=lambda each: -values[each])
+    assert set(selected.selected_ids) == set(ranked[:3])
+    page = read_samples(run, kept=None, after=0, limit=10)
+    assert page is not None
+    assert (page.value_name, page.threshold) == ("draft_loss", pytest.approx(values[ranked[2]], abs=2e-3))
+
+    other = config.model_copy(update={"selection": SelectionConfig(method="pca")})
+    with pytest.raises(
+        ArtifactCorruptError, match=r"measured by draft_loss, and selection\.method pca asks for distance"
+    ):
+        run_select(run, other)

@@ -14,11 +14,11 @@ from eda_service.config.job import (
     TargetSpec,
     TrainConfig,
 )
-from eda_service.planning.constants import CORE
+from eda_service.planning.constants import CORE, DEVICES
 from eda_service.planning.estimate import disk_need_bytes, num_samples, num_train_steps
-from eda_service.planning.plan import make_plan
+from eda_service.planning.plan import make_plan, measuring_s
 from eda_service.planning.shapes import draft_of
-from eda_service.planning.workload import expected_lengths
+from eda_service.planning.workload import expected_lengths, workload
 from eda_service.targets.files.shape import ModelShape
 
 
@@ -64,3 +64,26 @@ def test_steps_are_those_of_the_kept_samples() -> None:
     assert num_train_steps(job()) == 3
     assert num_samples(job(selfgen=SelfGenConfig(answers_per_prompt=3))) == 3 * 84
     assert num_train_steps(job(train=TrainConfig(epochs=2, batch_size=8, max_tokens=64))) == 2 * 5
+
+
+@pytest.mark.parametrize(("method", "num_heads"), [("draft_loss", 2), ("draft_rejections", 1)])
+def test_measuring_samples_with_the_draft_is_planned(method: str, num_heads: int) -> None:
+    # The draft of the test above has 6,820 parameters. 84 samples of 30 + 20 tokens; at each of the answer's, 100 rows
+    # of 20 numbers are multiplied by the draft's state and, where distributions are compared, by the target's.
+    shape = ModelShape(20, 80, 2, 2, 1, 10, 100, 1e4)
+    config = job(selection=SelectionConfig(method=method))
+    work, plain = (workload(each, shape, expected_lengths(each)) for each in (config, job()))
+    assert work.selector_flops == 2 * 6820 * 50 + num_heads * 2 * 20 * 100 * 20
+    assert (plain.selector_flops, plain.selector_parameters) == (0, 0)
+    seconds = 84 * work.selector_flops / (2 * CORE.prefill_flops_per_s)
+    assert measuring_s(config, CORE, work) == pytest.approx(seconds)
+    assert (work.reference.tokens, plain.reference.tokens) == (0, 48 * 64)  # no general prompts are answered
+
+    def planned(asked: AdaptConfig) -> float:
+        return make_plan(asked, shape, CORE, expected_lengths(asked)).stage("generate").memory_bytes
+
+    assert planned(config) - planned(job()) == 2 * 6820
+    # vLLM holds the GPU: the draft computes on the actor's two threads.
+    beside = job(selection=SelectionConfig(method=method), target=TargetSpec(model="m", engine="vllm"))
+    assert measuring_s(beside, DEVICES["h100"], work) == pytest.approx(seconds)
+    assert measuring_s(config, DEVICES["h100"], work) < seconds / 100

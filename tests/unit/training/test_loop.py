@@ -209,6 +209,29 @@ def test_deepspeed_alone_in_its_group_takes_the_same_steps(
         torch.testing.assert_close(measured.weights[key], tensor, rtol=0.0, atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    "backend", [{}, {"method": "full_ft"}, {"backend": "deepspeed", "micro_batch_size": 2, "method": "lora"}]
+)
+def test_epochs_of_repair_follow_the_others_and_go_on_where_they_were(
+    group: None, files: Path, whole: tuple[Trained | Diverged, dict[str, Tensor]], measured: Measured, backend: Any
+) -> None:
+    """Ten steps are those of a run without repair, the last five are not; one that dies among these ends the same."""
+    name, changes = f"repair-{len(backend)}", {**NOISY, "epochs": 2, "repair_epochs": 1, **backend}
+    ended = run(files, name, **changes)
+    weights = measured.weights
+    assert ended.step == 15
+    assert ended.frozen_after == ended.frozen_before
+    plain, repaired = losses(files, "whole"), losses(files, name)
+    if not backend:
+        assert repaired[:10] == plain[:10]
+        assert all(loss != other for loss, other in zip(repaired[10:], plain[10:], strict=True))
+    with pytest.raises(CrashError):
+        run(files, f"{name}-died", dies_at=12, checkpoint_every_steps=4, **changes)
+    run(files, f"{name}-died", checkpoint_every_steps=4, **changes)
+    assert losses(files, f"{name}-died") == repaired
+    assert all(torch.equal(measured.weights[key], tensor) for key, tensor in weights.items())
+
+
 @pytest.fixture
 def eagle3_files(tmp_path: Path, tiny_target: Target) -> Path:
     """Samples that hold the first state of an EAGLE-3 draft, which has a head of its own."""
@@ -225,9 +248,9 @@ def test_a_head_of_the_drafts_own_trains_in_parts(
 ) -> None:
     """ZeRO-3 leaves a weight empty until its module is called, also where acceptance is measured before any step."""
     monkeypatch.setattr(loop, "simulated_acceptance_length", simulate.simulated_acceptance_length)
-    run(eagle3_files, "torch", epochs=1)
-    run(eagle3_files, "zero-3", epochs=1, backend="deepspeed", zero_stage=3)
-    assert len(losses(eagle3_files, "torch")) == 5
+    run(eagle3_files, "torch", epochs=1, repair_epochs=1)
+    run(eagle3_files, "zero-3", epochs=1, repair_epochs=1, backend="deepspeed", zero_stage=3)
+    assert len(losses(eagle3_files, "torch")) == 10
     assert losses(eagle3_files, "zero-3") == pytest.approx(losses(eagle3_files, "torch"), rel=1e-5)
 
 

@@ -11,6 +11,7 @@ from job_files import NUM_KEPT, NUM_SAMPLES, finish_job, keep_samples
 
 from api.settings import Settings
 from eda_service.jobstore import JobStore
+from eda_service.records import SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.runs.run import RunDir
 from eda_service.storage.samples.samples import NO_TEXTS
 
@@ -58,6 +59,24 @@ def test_kept_and_dropped_are_all_there_once(client: TestClient, finished: str) 
     assert dropped[0]["messages"] == [{"role": "user", "content": f"<b>question</b> {name}"}]
     first = client.get(f"/v1/adaptations/{finished}/samples").json()
     assert (len(first["data"]), first["num_kept"], first["num_dropped"], first["note"]) == (20, 160, 160, None)
+
+
+def test_a_value_goes_by_its_selectors_name(client: TestClient, finished: str, settings: Settings) -> None:
+    path = f"/v1/adaptations/{finished}/samples?limit=1"
+    assert client.get(path).json()["value_name"] == "distance"
+    run = RunDir.of_job(finished, settings.home)
+    for record in (
+        run.read_record(SelfGenManifest, Stage.GENERATE, verify=False),
+        run.read_record(SelectionManifest, Stage.SELECT, verify=False),
+    ):
+        assert record is not None
+        run.write_record(record.model_copy(update={"value_name": "draft_loss"}))
+    assert client.get(path).json()["value_name"] == "draft_loss"
+    page = parse(client.get(f"/ui/jobs/{finished}/samples", headers=HTML).text)
+    assert [each.text for each in page.all("th")][1] == "Draft loss"
+    assert "the largest draft loss first. Selection kept 160, of draft loss" in page.text
+    job = client.get(f"/ui/jobs/{finished}", headers=HTML).text
+    assert f"Draft loss of {NUM_SAMPLES} self-generated samples: " in job
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from command_line import Cli
 from job_files import NUM_KEPT, NUM_SAMPLES, finish_job, keep_samples
 from live_api import BODY, LiveApi
 
-from eda_service.cli.jobs.samples import one_line
+from eda_service.cli.jobs.samples import one_line, sample_text
+from eda_service.client import Sample
 from eda_service.storage.runs.run import RunDir
 
 
@@ -38,6 +39,12 @@ def test_they_are_shown_written_and_counted(eda: Cli, live: LiveApi, finished: s
     assert [each["id"] for each in written] == [f"smp_{rank}" for rank in range(1, NUM_SAMPLES + 1)]
     as_json = eda("jobs", "samples", finished, "--kept", "--limit", "130", "--json", url=live.url)
     assert json.loads(as_json.stdout) == [each for each in written if each["kept"]][:130]
+
+
+def test_a_value_goes_by_its_name() -> None:
+    sample = Sample(id="smp_1", sample_id="s", kept=True, sample_value=0.4321)
+    assert sample_text(sample).startswith("smp_1  kept  value 0.43  ")
+    assert sample_text(sample, "draft loss").startswith("smp_1  kept  draft loss 0.43  ")
 
 
 def test_what_a_model_wrote_does_not_steer_the_terminal() -> None:
