@@ -1,1 +1,1 @@
-"""The dispatcher: makes Ray match the rows, follows live jobs, and delivers webhooks."""
+"""The dispatcher: makes Ray and Serve match the database, follows live jobs, and delivers webhooks."""

@@ -1,8 +1,8 @@
-"""Finds what has no row: run directories, packs and events; tells of it, and makes it a row again.
+"""Finds run directories, packs and events that have no row in the database, reports them, and writes the rows anew.
 
-A row is written before its run directory, so a directory of the API's that has no row was not made too early: the row
-was lost, with an older copy of the database or by somebody's hand. How the job ended, or that it runs, is for the
-tracker to see, which looks at it as at any other.
+A row is written before its run directory, so if a run directory of the API has no row, the row was lost: with an older
+copy of the database, or because somebody deleted it. Whether the job still runs, and how it ended, is then found by the
+tracker, as for any other job.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Adopter:
     """Looks for jobs without a row.
 
     Args:
-        store: The rows.
-        settings: Where the files are.
-        clock: Seconds since the epoch.
+        store: Jobs and the other rows of the database.
+        settings: Settings that say where the files are.
+        clock: Clock in seconds since the epoch.
     """
 
     def __init__(self, store: JobStore, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
@@ -52,7 +52,7 @@ class Adopter:
         self._troubles = Troubles(logger)
 
     def run_once(self) -> None:
-        """Adopt what is found. Once an hour everything is looked at anew, as a row may be lost at any time."""
+        """Adopt all jobs without a row. Once an hour examine every directory again: rows can be lost at any time."""
         now = self._clock()
         is_whole = now - self._all_at >= _EVERYTHING_INTERVAL_S
         if is_whole:
@@ -117,12 +117,12 @@ class Adopter:
                 self._end_older(run, lines)
 
     def _cancel_again(self, run: RunDir) -> None:
-        """End a job that was cancelled before its row was lost: nobody wants it to start again."""
+        """End a job that was cancelled before its row was lost, so that it does not start again."""
         for status, event in ((Status.CANCELLING, "cancel_requested"), (Status.CANCELLED, "job_cancelled")):
             self._store.jobs.transition(run.job_id, status, event=event, message="before its row was lost")
 
     def _end_older(self, run: RunDir, lines: list[EventLine]) -> None:
-        """End a job that had published a pack when there is a newer version: it must not be deployed instead of it."""
+        """End a job whose published pack has a newer version: its pack must not take the newer one's place."""
         result = run.read_result()
         pack = Reference.parse(result.pack) if isinstance(result, Succeeded) and result.pack is not None else None
         if pack is None or pack.number is None:
@@ -141,7 +141,7 @@ class Adopter:
         )
 
     def _packs_without_row(self) -> list[Reference]:
-        """Packs that name a job of which there is neither a row nor a run directory."""
+        """List packs that name a job which has neither a row nor a run directory."""
         home = self._settings.home
         with contextlib.suppress(StorageError):
             return [
@@ -184,7 +184,7 @@ class Adopter:
             logger.warning("adopted %s, %s", job_id, why)
 
     def _found_runs(self) -> list[str]:
-        """Names of what may be a run directory; storage is asked now and then only."""
+        """List names of possible run directories; the storage is asked only now and then."""
         place = current_place()
         if self._clock() - self._listed_at < place.listing_interval_s:
             return []
@@ -193,7 +193,7 @@ class Adopter:
 
 
 def _lines(run: RunDir) -> list[EventLine]:
-    """The driver's events, or none where they cannot be read: the tracker will say so."""
+    """Return the driver's events; none where they cannot be read, which the tracker reports."""
     with contextlib.suppress(ValueError, TypeError, AttributeError):
         return run.read_events()
     return []

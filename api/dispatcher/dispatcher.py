@@ -1,9 +1,9 @@
-"""The dispatcher: makes the cluster match the rows, level-triggered.
+"""The dispatcher: makes the cluster match the database in repeated passes (level-triggered).
 
-Each pass starts from nothing but the database, the run directories and what Ray answers, so a restart needs no recovery
-of its own. One pass: adopt jobs that have no row, end those whose row cannot be read, advance every live job, claim and
-submit while there is room; beside it, make Serve offer every deployment. Each step, and each object in a step, is on
-its own: what goes wrong with one is told once and keeps none of the others waiting.
+Each pass starts from the database, the run directories and Ray's answers alone, so a restart needs no recovery. One
+pass adopts jobs that have no row, ends those whose row cannot be read, advances every live job, and claims and submits
+jobs while there is room. In parallel, another pass makes Serve offer every deployment. Each step, and each object in a
+step, is handled by itself: an error of one is reported once and delays none of the others.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Dispatcher:
     """Reconciles rows, files, Ray Jobs and Serve.
 
     Args:
-        store: The queue.
-        settings: Where the cluster is and how long to wait for what.
-        instruments: Count what happens.
-        clock: Seconds since the epoch.
+        store: Jobs and the other rows of the database.
+        settings: Settings with the cluster's address and the time limits.
+        instruments: Counters of this process.
+        clock: Clock in seconds since the epoch.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Dispatcher:
             thread.start()
 
     def stop(self) -> None:
-        """Stop after the current pass; running jobs go on and the next dispatcher finds them again."""
+        """Stop after the current pass; running jobs go on, and the next dispatcher finds them again."""
         self._stopping.set()
         for bell in self._bells.values():
             bell.set()
@@ -127,12 +127,12 @@ class Dispatcher:
         self._replicas.close()
 
     def wake(self) -> None:
-        """Start the next passes now; drift is looked at when its time comes."""
+        """Start the next passes now; drift is still checked at its own times."""
         for name in ("dispatcher", "serving", "webhooks"):
             self._bells[name].set()
 
     def look(self, deployments: Sequence[Deployment]) -> dict[str, Live]:
-        """The state of deployments, by name."""
+        """Return the state of deployments, by name."""
         away = None
         if not self._settings.serve:
             away = "this service does not serve (EDA_SERVE is false)"
@@ -141,7 +141,7 @@ class Dispatcher:
         return live.look(deployments, self.serving.applications, self._replicas, self._store.loads.all(), away=away)
 
     def run_once(self) -> None:
-        """One pass. A job that cannot be advanced does not hold up the others."""
+        """Make one pass. A job that cannot be advanced does not delay the others."""
         started = time.monotonic()
         session = self._ray.session()
         if (session is not None) != self.is_ray_reachable:
@@ -165,7 +165,7 @@ class Dispatcher:
             self._instruments.passed_at.set(self.last_pass_at)
 
     def _step(self, what: str, step: Callable[[], None]) -> bool:
-        """One part of a pass; when it fails the next is done all the same. Whether it went well."""
+        """Do one part of a pass; if it fails, the next part is done all the same. Returns whether it succeeded."""
         with self._troubles.caught(what):
             step()
             return True
@@ -201,7 +201,7 @@ class Dispatcher:
         self._tell_misfits(cluster)
 
     def _advance(self, job: Job, session: str | None) -> None:
-        """One look at one job. Whatever goes wrong with it holds up no other."""
+        """Advance one job by one step. An error of the job delays no other job."""
         what = f"advancing {job.id}"
         try:
             self._advance_or_end(job, session)
@@ -233,7 +233,7 @@ class Dispatcher:
             self._tracker.fail(job, error)
 
     def _tidy(self) -> None:
-        """Once an hour, forget idempotency keys that are too old to be repeated, and exports that were kept a day."""
+        """Once an hour, remove idempotency keys that are too old to be repeated, and exports of a day ago."""
         now = self._clock()
         if now - self._tidied_at >= _TIDY_INTERVAL_S:
             self._tidied_at = now
@@ -241,7 +241,7 @@ class Dispatcher:
             forget_old_exports(self._store, self._settings.home, now)
 
     def _end_unreadable(self, session: str | None) -> None:
-        """End jobs whose rows cannot be read; once an hour also those that no look comes upon."""
+        """End jobs whose rows cannot be read; once an hour, search all rows for them."""
         now = self._clock()
         everything = now - self._swept_at >= _TIDY_INTERVAL_S
         for submission in self._store.leases.end_unreadable(holder=self.holder, everything=everything):
@@ -252,7 +252,7 @@ class Dispatcher:
         self._swept_at = now if everything else self._swept_at
 
     def _tell_misfits(self, cluster: Machines | None) -> None:
-        """Now and then, say of each job that the cluster does not hold why it does not start."""
+        """Now and then, report for each job that does not fit the cluster why it does not start."""
         if cluster is not None and self._clock() - self._misfits_told_at >= _MISFITS_INTERVAL_S:
             self._misfits_told_at = self._clock()
             self._store.leases.tell_misfits(cluster)

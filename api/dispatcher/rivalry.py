@@ -1,5 +1,5 @@
-"""Tells a job which published packs it has to beat, until it begins to measure: what is served under its name, and the
-best version of its pack. The job measures them beside its own, and promotion goes by that.
+"""Tells a job, until it begins to measure, which published packs it has to beat: the pack served under its name, and
+the best version of its pack. The job measures them beside its own pack, and promotion decides by the results.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Rivalry:
     """Keeps `rivals.json` of live jobs up to date.
 
     Args:
-        deployments: What is served.
-        packs: What is published.
-        clock: Seconds since the epoch.
+        deployments: Service that knows which packs are served.
+        packs: Service that knows which packs are published.
+        clock: Clock in seconds since the epoch.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Rivalry:
         self._best: dict[tuple[str, str], tuple[tuple[int, ...], str | None]] = {}
 
     def tell(self, job: Job, run: RunDir) -> None:
-        """Write what has changed, at most every few seconds. That it cannot be known or told does not hold a job up: a
-        pack that was not measured beside what is served does not replace it.
+        """Write the rivals that have changed, at most every few seconds. An error here does not delay the job: without
+        a measurement beside the served pack, its own pack does not replace that one.
         """
         if job.stage in _MEASURING:
             self.forget(job.id)
@@ -60,7 +60,7 @@ class Rivalry:
         self._told[job.id] = now, rivals
 
     def of(self, job: Job) -> Rivals:
-        """The packs that a job's own has to beat, as things are now; another owner's are none of its business."""
+        """Return the packs that a job's own has to beat now; packs of other owners are left out."""
         name = job.adapt_config().public_name
         served = None
         with contextlib.suppress(NotFoundError):
@@ -68,7 +68,7 @@ class Rivalry:
         return Rivals(owner=job.owner, served=served, champion=self._champion(name, job.owner))
 
     def _champion(self, name: str, owner: str) -> str | None:
-        """Worked out anew when there is another version: what is published does not change."""
+        """Find the best version of a pack, again only when there is a new version: published versions do not change."""
         numbers = self._packs.numbers(name)
         known, reference = self._best.get((owner, name), ((), None))
         if known != numbers:
@@ -78,5 +78,5 @@ class Rivalry:
         return reference
 
     def forget(self, job_id: str) -> None:
-        """Of a job that needs no telling any more."""
+        """Forget a job that is not told of rivals any more."""
         self._told.pop(job_id, None)

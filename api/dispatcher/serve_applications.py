@@ -1,4 +1,4 @@
-"""Keeps Serve at the wanted state: each group of deployments has its application, also after Ray was restarted."""
+"""Keeps Serve in the wanted state: each group of deployments has its application, also after a restart of Ray."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WORST_FIRST = ("DEPLOY_FAILED", "UNHEALTHY", "NOT_STARTED", "DEPLOYING", "DELET
 
 
 class Serving:
-    """Level-triggered: applies the config when it differs from what was applied last, or when Serve has lost a part."""
+    """Level-triggered: applies the config when it differs from the last one applied, or when Serve has lost a part."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Serving:
 
     @property
     def status(self) -> str | None:
-        """Serve's word for everything together; None: nothing is deployed."""
+        """Return Serve's status word for all applications together; None: nothing is deployed."""
         found = {application.status for application in self.applications.values()}
         return next((word for word in _WORST_FIRST if word in found), None)
 
@@ -53,7 +53,7 @@ class Serving:
         self._api.close()
 
     def reconcile(self) -> None:
-        """One look; a Serve that does not answer is tried again at the next one."""
+        """Compare once and apply; if Serve does not answer, the next call tries again."""
         found = self._store.deployments.all(unreadable=True)
         groups = groups_of((each for each in found if each.unreadable is None), self._store.loads.all())
         wanted = build_config(groups, self._listen, self._placement, self._limits)
@@ -72,7 +72,7 @@ class Serving:
             logger.warning("cannot update Serve: %s", error.message)
 
     def _keeping(self, wanted: dict[str, Any], unreadable: set[str]) -> dict[str, Any]:
-        """The same with what was served under the names whose rows cannot be read, by what is known of it."""
+        """Return the config with the applications that were served under names whose rows cannot be read, if known."""
         if not unreadable:
             return wanted
         if self._applied is not None:
@@ -80,7 +80,7 @@ class Serving:
         return keeping(wanted, [each.config for each in self.applications.values()], unreadable)
 
     def _remembering(self, found: dict[str, Application]) -> dict[str, Application]:
-        """The same, with the replicas that were known where Serve lists none: they run on while it applies a change."""
+        """Add the known replicas where Serve lists none: they run on while Serve applies a change."""
         known = {name: application.num_running for name, application in self.applications.items()}
         return {
             name: replace(each, num_running=known.get(name)) if each.num_running is None else each

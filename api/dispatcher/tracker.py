@@ -1,10 +1,10 @@
-"""One live job: its files and Ray's word become moves of its row.
+"""Follows one live job: turns its files and Ray's answers into changes of its row.
 
-A pass looks at everything afresh and does the one thing that is next, so it does not matter what was missed while the
-API was down. The order of looks is the contract: an attempt that was not submitted is submitted; else its result file
-ends the job; else Ray's word about this attempt decides; and an attempt of a Ray session that is over is lost once it
-has been silent for the grace period. Results carry their attempt's number, so a late one of an earlier attempt ends
-nothing; every change carries the lease's token, so a dispatcher that lost the job changes nothing.
+A pass reads everything afresh and takes the one next step, so it does not matter what was missed while the API was
+down. The order of checks is fixed: an attempt that was not submitted is submitted; else its result file ends the job;
+else Ray's answer about this attempt decides; and an attempt of an ended Ray session is lost once it has been silent for
+the grace period. Results carry their attempt's number, so a late result of an earlier attempt ends nothing. Every
+change carries the lease's token, so a dispatcher that lost the job changes nothing.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class AttemptTracker:
     """Moves live jobs forward.
 
     Args:
-        store: The queue.
+        store: Jobs and the other rows of the database.
         settings: Intervals and commands.
-        ray: The cluster's job API.
-        instruments: Count what happens.
-        clock: Seconds since the epoch.
+        ray: Job API of the cluster.
+        instruments: Counters of this process.
+        clock: Clock in seconds since the epoch.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class AttemptTracker:
         self._rivalry = Rivalry(store.deployments, self._packs, clock=clock)
 
     def advance(self, job: Job, session: str | None) -> None:
-        """Take one look at a running or cancelling job.
+        """Check a running or cancelling job once and take its next step.
 
         Args:
-            job: As leased by this dispatcher; its lease token fences every change.
+            job: The job as leased by this dispatcher; a change without its current lease token is refused.
             session: Ray's session now; None while Ray does not answer.
 
         Raises:
-            ClusterUnreachableError: Ray does not answer; the row is as it was and the next pass tries again.
+            ClusterUnreachableError: Ray does not answer; the row is unchanged and the next pass tries again.
             LeaseLostError: Another dispatcher has the job now; nothing was changed.
         """
         run = RunDir.of_job(job.id, self._settings.home)
@@ -98,11 +98,11 @@ class AttemptTracker:
             self._advance_own(job, run, session)
 
     def fail(self, job: Job, error: EdaError) -> None:
-        """End an attempt whose files or config cannot be used; a retryable error is tried again."""
+        """End an attempt whose files or config cannot be used; after a retryable error the job is tried again."""
         self._failed(job, Failure.of(error))
 
     def give_up(self, job: Job, error: EdaError) -> None:
-        """Stop an attempt and end it: the service cannot use what it has written.
+        """Stop an attempt and end it, because the service cannot use its output.
 
         Raises:
             ClusterUnreachableError: Ray does not answer, so nothing was ended.
@@ -161,7 +161,7 @@ class AttemptTracker:
             self._failed(job, Failure.of(late))
 
     def _late(self, job: Job, run: RunDir) -> DeadlineExceededError | None:
-        """The error of a stage that runs past its deadline: the job's own, or the service's for every stage."""
+        """Return the error of a stage that runs past its deadline: the job's own deadline, or that of every stage."""
         progress = run.read_progress()
         if progress is None or progress.attempt != job.attempt or progress.stage_started_at is None:
             return None
@@ -230,7 +230,7 @@ class AttemptTracker:
         """End a job that publishes no pack.
 
         Raises:
-            ArtifactCorruptError: Its result is one of another kind of job.
+            ArtifactCorruptError: The result belongs to another kind of job.
         """
         if job.kind is JobKind.ADAPT or result is None:
             raise ArtifactCorruptError(f"the result of {job.id} is not one of a job of kind {job.kind.value}")
@@ -270,9 +270,10 @@ class AttemptTracker:
         )
 
     def _forget_staging(self, job: Job) -> None:
-        """Its processes are gone, and may have been killed while they prepared what they would have published.
+        """Delete what the job prepared for publishing, after its processes have ended or were killed.
 
-        Not of a job that failed at a deadline: it is stopped, and nobody waits until its processes are gone.
+        Not called for a job that failed at a deadline: it is stopped, and the tracker does not wait until its processes
+        have ended.
         """
         with contextlib.suppress(OSError, StorageError, ValueError):  # no harm but to the disk
             forget_staging(job.task(), job.id, self._settings.home)

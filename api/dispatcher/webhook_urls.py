@@ -1,9 +1,9 @@
-"""Which URLs a webhook may have: https, to a host that every part of the way writes in the same way.
+"""Checks the URLs of webhooks: https, to a host that all libraries involved read in the same way.
 
-A host that one library encodes and another refuses, or that one reads as a name and another as an address, is where a
-check is fooled. So a URL is stored in the one form that is left when everything ambiguous is refused: ASCII, the host
-in lower case by IDNA 2008 without mapping (RFC 5891; UTS 46 would turn full-width digits into an address), or an
-address in its canonical notation. Whatever this accepts, a request can be built from; where it leads is checked at
+A check can be deceived by a host that one library encodes and another refuses, or that one reads as a name and another
+as an address. So every ambiguous form is refused, and a URL is stored in the one form that is left: ASCII, the host in
+lower case by IDNA 2008 without mapping (RFC 5891; UTS 46 would turn full-width digits into an address), or an address
+in its canonical notation. A request can be built from every accepted URL; the address that it leads to is checked at
 delivery.
 """
 
@@ -29,14 +29,15 @@ _KEPT = "!$%&'()*+,;=:@/?-._~[]"
 
 
 def check_url(url: str, *, private: bool = False) -> str:
-    """A URL that may be given at submit, in the form in which it is stored.
+    """Check a URL given at submit, and return it in the form in which it is stored.
 
     Args:
-        url: As it was given.
-        private: Also take addresses and names of private networks, as a closed network's service does.
+        url: URL as given by the caller.
+        private: Whether addresses and names of private networks are accepted too, as a service in a closed network
+            needs.
 
     Raises:
-        InputError: It is none; the message says which part, and what is allowed there.
+        InputError: The URL is not accepted; the message names the faulty part and what is allowed there.
     """
     if len(url) > MAX_CHARACTERS or _NOT_IN_A_URL.search(url):
         raise _refused(f"is longer than {MAX_CHARACTERS}, or has a space, a control character or a backslash")

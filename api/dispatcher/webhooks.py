@@ -1,7 +1,7 @@
-"""Delivers the outbox: Standard Webhooks (https://www.standardwebhooks.com), signed, retried, to public addresses.
+"""Delivers webhooks from the outbox by Standard Webhooks (https://www.standardwebhooks.com), signed, with retries.
 
-A row is written in the transaction of the event it tells of, so none is forgotten; it is delivered at least once, under
-the same `webhook-id` each time. Each delivery is on its own: whatever goes wrong with one, the others are sent.
+A webhook's row is written in the same transaction as its event, so none is forgotten; it is delivered at least once,
+under the same `webhook-id` each time. Each delivery is handled by itself: an error of one does not stop the others.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ _HTTPS_PORT = 443
 
 
 class DeliveryError(Exception):
-    """One attempt failed; the message is kept with the row."""
+    """One attempt failed; the message is stored in the row."""
 
 
 class UndeliverableError(DeliveryError):
-    """No later attempt will do better: what is wrong is the delivery itself."""
+    """No later attempt can succeed, because the delivery itself is faulty."""
 
 
 class Webhooks:
-    """One pass over what is due.
+    """Sends all webhooks that are due, in one pass.
 
     Args:
         outbox: Webhooks that wait to be sent.
-        settings: Whether private addresses are allowed (closed networks), and whose certificates are trusted.
-        instruments: Count what happens.
-        clock: Seconds since the epoch.
+        settings: Settings: whether private addresses are allowed (closed networks), and which certificates are trusted.
+        instruments: Counters of this process.
+        clock: Clock in seconds since the epoch.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Webhooks:
         self._trusted = ssl.create_default_context(cafile=settings.webhook_ca_file or certifi.where())
 
     def run_once(self) -> None:
-        """Deliver what is due; a failure is put off, ever longer, and after the last attempt given up with an event."""
+        """Deliver all due webhooks; a failed one is repeated after ever longer waits, and in the end given up."""
         due = self._outbox.due()
         if due:
             asyncio.run(self._deliver_all(due))
 
     async def _deliver_all(self, due: Sequence[Delivery]) -> None:
-        """Several at once: a receiver that takes its time holds up few others."""
+        """Deliver several webhooks at once, so that a slow receiver delays few others."""
         places = asyncio.Semaphore(_AT_ONCE)
         async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False, verify=self._trusted) as http:
 
@@ -164,10 +164,10 @@ class Webhooks:
 
 
 def _signature(secret: str, name: str, now: datetime.datetime, body: str) -> str:
-    """A signature by Standard Webhooks; a message whose secret is none is never sent without one.
+    """Sign a message by Standard Webhooks; a message whose secret is invalid is never sent unsigned.
 
     Raises:
-        UndeliverableError: The secret is no base64.
+        UndeliverableError: The secret is not base64.
     """
     try:
         return Webhook(secret).sign(name, now, body)

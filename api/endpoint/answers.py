@@ -28,13 +28,13 @@ async def respond(pair: ServedPair, request: GenerationRequest, http: Request, *
     """Answer a call. A client that goes away frees its slots at the next round.
 
     Args:
-        pair: Who answers.
-        request: Validated body.
-        http: Watched for the client's leaving.
-        timeout_s: Most time the answers may take.
+        pair: The served pair that answers.
+        request: The validated body.
+        http: The HTTP request; when its client disconnects, the call is closed.
+        timeout_s: Longest time in seconds that the answers may take.
 
     Raises:
-        EdaError: It is refused or fails before the first event; later errors are events.
+        EdaError: The call is refused or fails before the first event; later errors are sent as events.
     """
     call = open_call(pair, request, timeout_s=timeout_s)
     try:
@@ -52,7 +52,7 @@ async def respond(pair: ServedPair, request: GenerationRequest, http: Request, *
 
 
 async def _whole(call: GenerationCall) -> Response:
-    """Every answer in one body."""
+    """Collect every answer and return them in one body."""
     await call.start()
     texts: defaultdict[int, list[str]] = defaultdict(list)
     scored: defaultdict[int, list[Scored]] = defaultdict(list)
@@ -79,7 +79,7 @@ async def _whole(call: GenerationCall) -> Response:
 
 
 async def _events(call: GenerationCall) -> AsyncGenerator[bytes, None]:
-    """The whole stream of a started call, an error at its end if one comes."""
+    """Stream the events of a started call, with an error as the last event if one occurs."""
     chunks = _Chunks(call)
     opened: set[int] = set()
     try:
@@ -102,7 +102,7 @@ async def _events(call: GenerationCall) -> AsyncGenerator[bytes, None]:
 
 
 class _Chunks:
-    """Writes a call's chunks; what they share is written once."""
+    """Writes a call's chunks; the fields that all chunks share are serialized once."""
 
     def __init__(self, call: GenerationCall) -> None:
         self._call = call
@@ -117,7 +117,7 @@ class _Chunks:
         self._no_usage = '], "usage": null' if call.options.include_usage else "]"
 
     def chunk(self, choice: ChoiceBody) -> bytes:
-        """A chunk with one choice; the last one carries the metrics, or all do where `draft_tokens` are asked for."""
+        """Write a chunk with one choice; the last one has the metrics, or all do where `draft_tokens` are asked for."""
         tail = self._no_usage
         if self._call.options.continuous_usage_stats:
             tail = f'], "usage": {self._call.usage.model_dump_json()}'
@@ -127,7 +127,7 @@ class _Chunks:
         return f"{self._head}{json.dumps(choice)}{tail}}}\n\n".encode()
 
     def last(self) -> bytes:
-        """The usage chunk."""
+        """Write the usage chunk."""
         usage = self._call.usage.model_dump_json()
         return f'{self._head}], "usage": {usage}{self._metrics()}}}\n\n'.encode()
 

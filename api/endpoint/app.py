@@ -58,7 +58,7 @@ class Endpoint:
     """Serves every model of its `user_config`.
 
     Args:
-        limits: Of each engine.
+        limits: Limits of each engine.
     """
 
     def __init__(self, limits: EngineLimits) -> None:
@@ -75,7 +75,9 @@ class Endpoint:
         self._has_begun = False
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Serve the models of the config: when it returns, or, where others can be answered meanwhile, soon after."""
+        """Serve the models of the config: all are loaded on return, or soon after if requests can be answered
+        meanwhile.
+        """
         models = [ServedModel.model_validate(each) for each in user_config["models"]]
         self._prompt_log.configure(user_config.get("keep", {}))
         if self._has_begun and not any(map(stops_for_a_swap, models)):
@@ -92,8 +94,8 @@ class Endpoint:
         self._models.retire()
 
     def check_health(self) -> None:
-        """Have this replica replaced when an engine has failed, or what is wanted cannot be loaded. What is raised is
-        shown to every owner of the group, so names and files are in the log alone.
+        """Have this replica replaced when an engine has failed or a wanted model cannot be loaded. The error's text is
+        shown to every owner of the group, so names and files are written to the log alone.
 
         Raises:
             RuntimeError: An engine has failed, or a config could not be made.
@@ -106,38 +108,38 @@ class Endpoint:
             raise RuntimeError("an engine of this replica has failed")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's controller gives to the scaling policy."""
+        """Report the numbers that Serve's controller passes to the scaling policy."""
         return {ROUND_S: self._models.round_s}
 
     def pairs(self) -> list[ServedPair]:
-        """Every pair that is served now."""
+        """Return every pair that is served now."""
         return self._models.pairs
 
     def pair(self, name: str, uid: str | None) -> ServedPair:
-        """The pair of a name, where it is the deployment's that is meant; None: whichever has the name now.
+        """Return the pair of a name if it belongs to the deployment of this uid; None: the pair that has the name now.
 
         Raises:
-            ModelNotFoundError: There is none.
-            ResourceError: It could not be loaded.
+            ModelNotFoundError: No such pair is served.
+            ResourceError: The pair could not be loaded.
         """
         return self._models.find(name, uid)
 
     def record_prompt(self, pair: ServedPair, request: GenerationRequest) -> None:
-        """Keep the prompt, if its deployment asks for it."""
+        """Keep the prompt if the pair's deployment keeps prompts."""
         self._prompt_log.offer(pair.uid, request)
 
     async def metrics(self) -> GroupMetrics:
-        """What all replicas of this group have done."""
+        """Return the metrics of all replicas of this group."""
         return await self._reporter.read()
 
     @app.get("/internal/variants")
     async def memory(self) -> ReplicaMemory:
-        """What this replica holds."""
+        """Return the sizes of the models that this replica holds."""
         return await self._models.memory()
 
 
 def build_app(args: dict[str, Any]) -> serve.Application:
-    """What Serve's declarative config imports, with its `args`."""
+    """Build the application that Serve's declarative config imports, with its `args`."""
     limits = EngineLimits.model_validate(args.get("limits", {}))
     application: serve.Application = Endpoint.bind(limits)  # type: ignore[attr-defined]  # the decorator is untyped
     return application

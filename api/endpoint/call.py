@@ -20,9 +20,9 @@ from eda_service.errors import ContextLengthError, RequestError, UnsupportedPara
 from eda_service.targets.chat.conversation import render_turns
 
 MAX_CHUNKS_PER_S = 40.0 * len(os.sched_getaffinity(0))
-"""Of one replica, over all its answers: writing a chunk takes about a millisecond of CPU time from here to the client,
-so this many take 4 % of the cores, which decode too. On two cores sixteen answers get a chunk each 200 ms, four each
-50 ms.
+"""Limit of one replica, over all its answers: writing a chunk takes about a millisecond of CPU time from here to the
+client, so this many take 4 % of the cores, which decode too. On two cores sixteen answers get a chunk each 200 ms, four
+each 50 ms.
 """
 _NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 _LONG_TEXT = 20_000  # characters; more are tokenised beside the event loop
@@ -30,12 +30,12 @@ _LONG_TEXT = 20_000  # characters; more are tokenised beside the event loop
 
 @dataclass(frozen=True)
 class _Drafting:
-    """What drafts for a request.
+    """The draft of a request.
 
     Attributes:
-        pack: What it is counted for.
-        draft_of: The engine's name for the variant whose draft it gets; None: its own.
-        is_on: False decodes without a draft.
+        pack: Reference of the pack under which the request is counted.
+        draft_of: The engine's name for the variant whose draft is used; None: the request's own variant.
+        is_on: False: decode without a draft.
     """
 
     pack: str | None
@@ -44,11 +44,11 @@ class _Drafting:
 
 
 def _drafting(pair: ServedPair, asked: str | None) -> _Drafting:
-    """What a request asks to draft with.
+    """Find the draft that a request asks for.
 
     Raises:
-        UnsupportedParameterError: This engine has one draft for all.
-        RequestError: That draft is not loaded beside the deployment.
+        UnsupportedParameterError: The engine has one draft for all requests.
+        RequestError: The draft asked for is not loaded beside the deployment.
     """
     if asked is None or asked == pair.pack:
         return _Drafting(pair.pack)
@@ -71,7 +71,7 @@ def _drafting(pair: ServedPair, asked: str | None) -> _Drafting:
 
 
 class GenerationCall:
-    """Made by `open_call`; close it, whatever happens."""
+    """Runs one call. `open_call` makes it; close it in every case."""
 
     def __init__(self, pair: ServedPair, request: GenerationRequest, pending: PendingAnswers) -> None:
         self.pair, self.options = pair, request.options
@@ -90,11 +90,11 @@ class GenerationCall:
         self.close()
 
     def close(self) -> None:
-        """Free what the answers still hold."""
+        """Release the places of the answers that still run."""
         self._pending.close()
 
     async def start(self) -> None:
-        """Read the prompts, submit the answers and wait for the first output: errors come here.
+        """Read the prompts, submit the answers and wait for the first output; errors of the call are raised here.
 
         Raises:
             EdaError: A prompt is refused, the time is up, or the engine failed.
@@ -105,9 +105,10 @@ class GenerationCall:
         self._early = await self._pending.take()
 
     async def pieces(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
-        """What came since the last time, at most one piece an answer, until all have ended.
+        """Yield the pieces that came since the last time, at most one piece an answer, until all answers have ended.
 
-        The first comes at once and an end does; between them all answers of the replica share `MAX_CHUNKS_PER_S`.
+        The first piece and the end of an answer are sent at once; in between, all answers of the replica share
+        `MAX_CHUNKS_PER_S`.
 
         Raises:
             EdaError: The time is up, or the engine failed.
@@ -137,17 +138,17 @@ class GenerationCall:
 
     @property
     def usage(self) -> Usage:
-        """Token counts so far."""
+        """Count the tokens so far."""
         return Usage.of(self._num_prompt_tokens, sum(choice.num_tokens for choice in self.choices))
 
     @property
     def metrics(self) -> CallMetrics:
-        """What speculation did so far."""
+        """Return the speculation counts so far."""
         stats = [choice.stats for choice in self.choices]
         return CallMetrics(speculative_decoding=SpeculativeDecoding.of(stats, self.pair.num_spec_tokens))
 
     def _decode_requests(self, prompt: Echo) -> list[DecodeRequest]:
-        """One per answer to this prompt; a seeded request's answers take seeds in a row."""
+        """Make one request per answer to this prompt; the answers of a seeded request take consecutive seeds."""
         request, ids = self._request, prompt.token_ids
         drafting = _drafting(self.pair, request.draft)
         params = [
@@ -194,7 +195,7 @@ class GenerationCall:
 
 
 def _said(request: GenerationRequest) -> dict[str, Any]:
-    """What a request says about sampling, by the engine's names; the rest is the model's own."""
+    """Collect the sampling fields that a request sets, by the engine's names; the model's defaults fill the others."""
     found: dict[str, Any] = {name: float(value) for name in _NUMBERS if (value := getattr(request, name)) is not None}
     if request.top_k is not None:
         found["top_k"] = request.top_k
@@ -206,11 +207,11 @@ def _said(request: GenerationRequest) -> dict[str, Any]:
 
 
 def open_call(pair: ServedPair, request: GenerationRequest, *, timeout_s: float) -> GenerationCall:
-    """Take places for a call's answers; until it is closed the pair stays.
+    """Take places for a call's answers; the pair is not unloaded until the call is closed.
 
     Raises:
-        RequestError: More answers than the queue ever has places for.
-        OverloadedError: Too many answers run and wait.
+        RequestError: The call asks for more answers than the queue has places.
+        OverloadedError: The queue has no free place for the call.
     """
     count = request.num_prompts * request.num_answers
     if count > pair.runner.max_open:
@@ -223,7 +224,7 @@ def open_call(pair: ServedPair, request: GenerationRequest, *, timeout_s: float)
 
 
 async def _prompts(pair: ServedPair, request: GenerationRequest) -> list[Echo]:
-    """Text and token ids of every prompt of a request."""
+    """Return the text and token ids of every prompt of a request."""
     if isinstance(request, ChatRequest):
         turns = [message.turn() for message in request.messages]
         return [Echo("", await asyncio.to_thread(render_turns, pair.tokenizer, turns, request.template_options()))]
@@ -238,11 +239,11 @@ async def _prompts(pair: ServedPair, request: GenerationRequest) -> list[Echo]:
 
 
 async def _encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids; of a long text in a thread, because it would hold up the event loop."""
+    """Return the token ids of a text; a long text is encoded in a thread, because it would hold up the event loop."""
     found = tokenizer(text) if len(text) < _LONG_TEXT else await asyncio.to_thread(tokenizer, text)
     return list(found["input_ids"])
 
 
 def _decode(pair: ServedPair, token_ids: list[int]) -> str:
-    """Text of an echoed prompt of ids; one out of the vocabulary is the engine's to refuse."""
+    """Return the text of an echoed prompt of ids; the engine refuses ids outside the vocabulary."""
     return b"".join(pair.token_text.of(token_id)[1] for token_id in token_ids).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""One answer on its way: the engine's outputs become pieces of text with the log-probabilities of their tokens."""
+"""One answer while it is decoded: the engine's outputs become pieces of text with their tokens' log-probabilities."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class Span:
     """Text of neighbouring tokens that come from the same model.
 
     Attributes:
-        text: What they released: of a character that several tokens write, with the last of them.
-        accepted: The draft proposed them and the target accepted them; else they are the target's own.
+        text: Text of these tokens; a character that several tokens write belongs to the last of them.
+        accepted: Whether the draft proposed the tokens and the target accepted them; otherwise they are the target's
+            own.
     """
 
     text: str
@@ -28,7 +29,7 @@ class Span:
 
 
 def joined(spans: Iterable[Span]) -> list[Span]:
-    """Neighbours that come from the same model as one."""
+    """Join neighbouring spans that come from the same model."""
     return [
         Span("".join(span.text for span in run), accepted)
         for accepted, run in itertools.groupby(spans, key=lambda span: span.accepted)
@@ -37,13 +38,13 @@ def joined(spans: Iterable[Span]) -> list[Span]:
 
 @dataclass
 class Piece:
-    """Some more of an answer.
+    """The next part of an answer.
 
     Attributes:
-        text: May be empty.
-        scored: Tokens with their scores, where the request asks; a prompt's first token has none.
-        finish_reason: With the last piece.
-        spans: Where the request asks, the answer's text in it by where its tokens come from.
+        text: Text of this part; may be empty.
+        scored: Tokens with their scores, where the request asks for them; a prompt's first token has none.
+        finish_reason: Reason why the answer ended; set on the last piece only.
+        spans: Text of this piece divided by the model that its tokens come from, where the request asks for that.
     """
 
     text: str
@@ -52,7 +53,7 @@ class Piece:
     spans: list[Span] = field(default_factory=list)
 
     def then(self, other: Piece) -> Piece:
-        """This piece and the one that follows it."""
+        """Join this piece and the one that follows it."""
         return Piece(
             self.text + other.text, self.scored + other.scored, other.finish_reason, joined([*self.spans, *other.spans])
         )
@@ -60,7 +61,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Echo:
-    """A prompt that its answer begins with."""
+    """A prompt that is repeated at the start of its answer."""
 
     text: str
     token_ids: list[int]
@@ -70,11 +71,11 @@ class Choice:
     """Follows one answer.
 
     Args:
-        tokenizer: The target's.
+        tokenizer: Tokenizer of the target.
         stops: Stop strings.
-        num_prompt_tokens: Of its prompt.
-        echo: Prompt to begin with.
-        with_spans: Say which text the draft proposed.
+        num_prompt_tokens: Number of tokens in the answer's prompt.
+        echo: Prompt to repeat at the start; None: no echo.
+        with_spans: Whether pieces say which text the draft proposed.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Choice:
         self.ended = False
 
     def take(self, output: StepOutput) -> Piece | None:
-        """What an output adds; None where no text is certain yet. Counts tokens up to the one that ends the answer."""
+        """Take an output and return its text; None where no text is certain. Counts tokens up to the answer's last."""
         self.stats = output.stats
         text = self._begin(output)
         ids, reason = output.new_token_ids, output.finish_reason
@@ -116,7 +117,7 @@ class Choice:
         return Piece(text, scored, ending if self.ended else None, spans)
 
     def _begin(self, output: StepOutput) -> str:
-        """The prompt, once, where the request echoes it."""
+        """Return the prompt once, where the request echoes it."""
         if self._echo is None:
             return ""
         echo, self._echo = self._echo, None
@@ -125,7 +126,7 @@ class Choice:
         return echo.text
 
     def _read(self, ids: list[int], output: StepOutput) -> str:
-        """Text of new tokens; with stop strings or spans one by one: what a round gave after a stop never was."""
+        """Decode new tokens; with stop strings or spans one by one, so that tokens after a stop are left out."""
         if not self._one_by_one:
             self._count(ids, output, 0)
             return self._text.push(ids)
@@ -139,7 +140,7 @@ class Choice:
         return text
 
     def _marked(self, text: str, accepted: bool) -> str:
-        """Note where text comes from, if that is asked for; returns it."""
+        """Record which model a text comes from, if the request asks for that; returns the text."""
         if self._with_spans and text:
             self._spans = joined([*self._spans, Span(text, accepted)])
         return text

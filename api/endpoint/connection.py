@@ -1,4 +1,4 @@
-"""The client's end of a call: noticing that it went away, and not waiting for one that does not read."""
+"""The client's end of a call: detects that a client disconnected, and stops waiting for one that does not read."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T | Response:
-    """What the work gives, or an empty answer where the client leaves before; the work is cancelled then.
+    """Return the result of the work, or an empty answer if the client disconnects before; the work is then cancelled.
 
     Raises:
-        Exception: Whatever the work raises.
+        Exception: Any error that the work raises.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_gone(http))
@@ -46,8 +46,8 @@ class ServerSentEvents(StreamingResponse):
     """Server-sent events.
 
     Args:
-        events: Whole events.
-        close: Called at the end, whether the events were ever asked for or not.
+        events: Complete events, encoded.
+        close: Function called at the end, also when no event was ever requested.
     """
 
     def __init__(self, events: AsyncIterator[bytes], close: Callable[[], None]) -> None:
@@ -55,7 +55,7 @@ class ServerSentEvents(StreamingResponse):
         self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events until they or the client's patience end."""
+        """Send the events until they end, or until the client has not read for too long."""
 
         async def send_in_time(message: Message) -> None:
             async with asyncio.timeout(WRITE_TIMEOUT_S):

@@ -1,8 +1,9 @@
-"""Why a model did not load: because of what it is, or because of the machine at that moment.
+"""Reasons why a model did not load: the model itself, or the state of the machine at that moment.
 
-What a model is stays the same until somebody changes it, so it is not loaded again by itself. Memory, a node, a disk
-or a connection may be there the next time. `cause_of` decides by a table; what the table does not name is the model's
-own doing, because libraries raise errors of every kind when a file is not what they expect.
+A model's files stay the same until somebody changes them, so a model that failed because of them is not loaded again by
+itself. Memory, a node, a disk or a connection may be available the next time. `cause_of` decides by a table; an error
+that the table does not name counts as the model's, because libraries raise errors of every kind when a file has an
+unexpected form.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MAX_CHARACTERS = 600
 
 
 class Cause(StrEnum):
-    """What kept a model from being loaded."""
+    """Whether the model or the machine kept a model from being loaded."""
 
     MODEL = "model"
     ENVIRONMENT = "environment"
@@ -50,16 +51,16 @@ _WORDS = re.compile(
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Whether a failure may pass by itself.
+    """Decide whether a failure may pass by itself.
 
     Args:
-        error: What was raised while a model was loaded; what it was raised from counts as well.
+        error: Error raised while a model was loaded; the errors that caused it are looked at too.
     """
     return Cause.ENVIRONMENT if any(map(_is_environment, _chain(error))) else Cause.MODEL
 
 
 def reason_of(error: BaseException) -> str:
-    """The failure in words for whoever deployed the model: an error of ours as it is, a library's with what it is."""
+    """Describe the failure for the deployment's owner: an error of this project by its text, a library's with type."""
     if isinstance(error, EdaError):
         return error.message
     text = " ".join(str(error).split())[:_MAX_CHARACTERS] or "without a message"
@@ -73,14 +74,14 @@ def reason_of(error: BaseException) -> str:
 
 
 def code_of(error: BaseException) -> str:
-    """The stable word for the failure."""
+    """Return the stable code of the failure."""
     if isinstance(error, EdaError):
         return error.code
     return "load_failed" if cause_of(error) is Cause.MODEL else "resource_missing"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it was raised from."""
+    """Yield an error and the errors that caused it."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

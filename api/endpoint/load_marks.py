@@ -1,7 +1,7 @@
-"""Marks of loads that have begun: what is left of one whose process died says which model that was.
+"""Marks of loads that have begun: a mark left by a process that died names the model that it was loading.
 
-A load that takes more memory than there is ends its process, and with it what else the replica serves. The next
-replica finds the mark, leaves that attempt out, says so, and serves the others.
+A load that takes more memory than is free ends its process, and with it all other models of the replica. The next
+replica finds the mark, skips that attempt, reports it, and serves the other models.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ class LoadMarks:
     """One small file for each load that runs: `EDA_HOME/loading/<uid>.<attempt>.<session>.<host>.<pid>.<start>`.
 
     Args:
-        home: The state root; None: nothing is marked.
-        session: Ray's name of its session: whoever stops the service in the middle of a load ends no model with it.
+        home: The state root; None: no marks are written.
+        session: Ray's name of its session: a load that was interrupted by stopping the service is not held against its
+            model.
     """
 
     def __init__(self, home: Path | None, session: str = "") -> None:
@@ -41,7 +42,7 @@ class LoadMarks:
         """Mark a load while it runs.
 
         Raises:
-            WorkerLostError: This attempt was begun by a process of this machine that has died since.
+            WorkerLostError: A process of this machine that has died since began this attempt.
         """
         if self._directory is None or not _UID.fullmatch(model.uid):
             yield
@@ -60,7 +61,7 @@ class LoadMarks:
             mark.unlink(missing_ok=True)
 
     def forget_others(self, models: Iterable[ServedModel]) -> None:
-        """Remove what dead processes left of earlier attempts at these models, and of earlier sessions."""
+        """Remove marks that dead processes left of earlier attempts at these models, and of earlier sessions."""
         if self._directory is None:
             return
         for model in models:
@@ -75,7 +76,7 @@ class LoadMarks:
         return f"{begun}.{self._host}.{process.pid}.{int(process.create_time())}"
 
     def _write(self, mark: Path) -> None:
-        """Without a mark a load goes on: a full disk is told by what needs the disk."""
+        """Write a mark. If that fails the load goes on: a full disk is reported by the code that needs the disk."""
         try:
             mark.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(mark, os.O_CREAT | os.O_WRONLY, 0o600))
@@ -83,7 +84,7 @@ class LoadMarks:
             logger.warning("cannot mark a load: %s", error.strerror)
 
     def _is_dead(self, mark: Path) -> bool:
-        """Whether a process of this machine left it behind; of another machine's nothing is known."""
+        """Whether a dead process of this machine left the mark; other machines' processes never count as dead."""
         host, pid, started = mark.name.split(".")[3:6]
         if host != self._host:
             return False

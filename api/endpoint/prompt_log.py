@@ -1,8 +1,8 @@
-"""Keeps the newest prompts of models that ask for it, redacted, for adapting their packs again.
+"""Keeps the newest prompts of models whose deployments ask for it, redacted, for adapting their packs again.
 
-A child process redacts and writes: somebody else's regular expression may run for hours, and must not do so beside the
-event loop. A prompt on which it takes longer than a second is not kept, nor is one that comes while many wait; after
-three in a row that model keeps none.
+A child process redacts and writes: a user's regular expression may run for hours, and must not hold up the event loop.
+A prompt that takes longer than a second is not kept, nor is one that comes while many wait; after three slow ones in a
+row that model's prompts are no longer kept.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _START_TIMEOUT_S = 60.0
 
 
 class PromptLog:
-    """Used on one event loop.
+    """Offers prompts to the child process; used on one event loop.
 
     Args:
         home: Root of all state.
-        replica: Its id, for the file's name.
+        replica: Id of the replica, part of the file's name.
     """
 
     def __init__(self, home: Path, replica: str) -> None:
@@ -48,7 +48,7 @@ class PromptLog:
         self.num_dropped = 0
 
     def configure(self, settings: Mapping[str, Any]) -> None:
-        """Keep prompts of these deployments, by their uids, from now on, and forget those of all others."""
+        """Keep the prompts of these deployments, by uid, from now on, and of no others."""
         wanted = {uid: DriftConfig.model_validate(each) for uid, each in settings.items()}
         for uid in set(self._settings) - set(wanted):
             prompts.forget(self._home, uid)
@@ -60,7 +60,7 @@ class PromptLog:
             self._task = asyncio.create_task(self._keep_always())
 
     def offer(self, uid: str, request: GenerationRequest) -> None:
-        """Keep the text of a deployment's request, if it asks for that; prompts of token ids are no text."""
+        """Keep the text of a request if its deployment keeps prompts; prompts given as token ids have no text."""
         if uid not in self._settings:
             return
         for messages in _conversations(request):
@@ -73,7 +73,7 @@ class PromptLog:
                 self.num_dropped += 1
 
     async def stop(self) -> None:
-        """End the child."""
+        """End the child process."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -127,7 +127,7 @@ class PromptLog:
 
 
 def _conversations(request: GenerationRequest) -> list[list[dict[str, str]]]:
-    """What prompt files can say of a request; not a conversation with tools, which they have no place for."""
+    """Convert a request's prompts to rows of a prompt file; conversations with tools have no such form: none."""
     if isinstance(request, ChatRequest):
         if request.tools or request.documents or any(message.has_tools for message in request.messages):
             return []

@@ -1,6 +1,6 @@
-"""Makes what a replica serves equal to the newest config, beside the requests.
+"""Changes the models that a replica serves to those of the newest config, while requests are answered.
 
-Serve sends a replica nothing while its `reconfigure` runs: with one replica every request to the group, also those of
+Serve sends a replica no requests while its `reconfigure` runs: in a group with one replica, every request, also to
 other models, would wait at the proxy until a pack or an adapter is loaded.
 """
 
@@ -20,17 +20,17 @@ Models = Sequence[ServedModel]
 
 
 def stops_for_a_swap(model: ServedModel) -> bool:
-    """Whether it cannot answer while its next pack is loaded: then Serve takes one replica after another out."""
+    """Whether a model cannot answer while its next pack is loaded; Serve then takes one replica after another out."""
     engine = model.engine
     return engine.kind is EngineKind.VLLM and engine.vllm.swap == "restart" and not engine.vllm.is_shared
 
 
 class Reconciler:
-    """One config after another; of those that wait, the newest.
+    """Applies one config after another; of several that wait, only the newest is applied.
 
     Args:
-        make: Serves these models and no others.
-        made: Called after each config.
+        make: Function that serves these models and no others.
+        made: Function called after each config.
     """
 
     def __init__(self, make: Callable[[Models], Awaitable[None]], made: Callable[[], None]) -> None:
@@ -41,18 +41,18 @@ class Reconciler:
         self.failure: str | None = None
 
     async def now(self, models: Models) -> None:
-        """Serve these when it returns."""
+        """Serve these models before returning."""
         self._wanted = models
         await self._make_newest()
 
     def soon(self, models: Models) -> None:
-        """Begin to serve these."""
+        """Begin to serve these models, and return."""
         self._wanted = models
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._make_all())
 
     async def stop(self) -> None:
-        """Make nothing more."""
+        """Stop: apply no further config."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -1,7 +1,7 @@
-"""`python -m api.endpoint.redactor`: takes prompts on standard input, one JSON entry a line, redacts and keeps them.
+"""`python -m api.endpoint.redactor`: reads prompts on standard input, one JSON entry a line, redacts and stores them.
 
-Each entry is `{"path", "num", "redact", "row"}` and is answered by an empty line once it is on disk; an empty line
-comes first, when it has started.
+Each entry is `{"path", "num", "redact", "row"}` and is answered by an empty line once it is on disk; a first empty line
+says that the process has started.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REDACTED = "[redacted]"
 
 
 def redacted(row: KeptPrompt, patterns: Sequence[str]) -> KeptPrompt:
-    """The row without what any of the patterns matches."""
+    """Remove all text that any of the patterns matches from a row."""
     messages = []
     for message in row["messages"]:
         content = message["content"]
@@ -30,7 +30,7 @@ def redacted(row: KeptPrompt, patterns: Sequence[str]) -> KeptPrompt:
 
 
 def keep(entries: TextIO, answers: TextIO) -> None:
-    """Work until the input ends."""
+    """Read entries until the input ends."""
     files: dict[tuple[str, int], PromptFile] = {}
     _say_done(answers)  # it has started
     for line in entries:

@@ -1,4 +1,4 @@
-"""Routes of the OpenAI-compatible endpoint. Who answers comes from `Models`, which a Serve replica provides."""
+"""Routes of the OpenAI-compatible endpoint. A Serve replica provides the models (`Models`)."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ router = APIRouter()
 
 
 class Models(Protocol):
-    """What is served."""
+    """The models that are served."""
 
     request_timeout_s: float
 
     def pair(self, name: str, uid: str | None) -> ServedPair:
-        """The pair of a name, where it is the deployment's that is meant; None: whichever has the name now.
+        """Return the pair of a name if it belongs to the deployment of this uid; None: the pair that has the name now.
 
         Raises:
-            ModelNotFoundError: There is none.
-            ResourceError: It could not be loaded.
+            ModelNotFoundError: No such pair is served.
+            ResourceError: The pair could not be loaded.
         """
 
     def pairs(self) -> Sequence[ServedPair]:
-        """All of them."""
+        """Return all served pairs."""
 
     def record_prompt(self, pair: ServedPair, request: GenerationRequest) -> None:
-        """A request has come in."""
+        """Keep the prompt of a request if its deployment keeps prompts."""
 
     async def metrics(self) -> GroupMetrics:
-        """What all replicas of the group have done."""
+        """Return the metrics of all replicas of the group."""
 
 
 async def replica() -> Any:
-    """The Serve replica that this request has reached."""
+    """Return the Serve replica that this request has reached."""
     from ray import serve
 
     return serve.get_replica_context().servable_object
@@ -80,23 +80,23 @@ async def complete(body: CompletionRequest, http: Request, models: ModelsDep, ui
 
 @router.get("/v1/models")
 async def list_models(models: ModelsDep) -> ModelList:
-    """Everything that is served now."""
+    """List the models that are served now."""
     return ModelList(data=[_card(pair) for pair in models.pairs()])
 
 
 @router.get("/v1/models/{name}")
 async def show_model(name: str, models: ModelsDep, uid: Uid = None) -> ModelCard:
-    """One served model."""
+    """Show one served model."""
     return _card(models.pair(name, uid))
 
 
 @router.get("/internal/metrics")
 async def show_metrics(models: ModelsDep) -> Response:
-    """The sum over the group's replicas, whichever of them is asked; not reachable from outside."""
+    """Show the sum over the group's replicas, whichever of them answers. This route is not reachable from outside."""
     return Response(GROUP_METRICS.dump_json(await models.metrics()), media_type="application/json")
 
 
 @router.get("/health")
 async def health() -> dict[str, str]:
-    """The replica answers."""
+    """Answer while the replica is alive."""
     return {"status": "ok"}

@@ -1,11 +1,11 @@
-"""What a replica serves, and in which group each model is: made equal to the config it is given.
+"""The models of a replica and the group of each, changed to match the config that the replica is given.
 
-A model is known by its key, which is its deployment's uid, and found by its name: when a name is given to another
-deployment, requests for it get nothing of the one before, also while the new one is loaded or does not load.
+A model's key is its deployment's uid, and requests find a model by its name. When a name is given to another
+deployment, requests for the name never reach the earlier deployment, also while the new one is loaded or does not load.
 
-Models over one base target share a group's engine; a target that cannot share, or has nobody to share with, has a group
-of its own with its adapter merged, which decodes faster (ADR 0013). So has a model on vLLM, unless its vLLM has room
-for several adapters: then those with one base draft and equal settings share it (ADR 0041).
+Models over one base target share a group's engine. A target that cannot share, or is alone on its base, has a group of
+its own with its adapter merged, which decodes faster (ADR 0013). A model on vLLM has one too, unless its vLLM has room
+for several adapters: then models with one base draft and equal settings share it (ADR 0041).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ GroupKey = tuple[TargetSpec, EngineSpec, str]
 
 
 class ServedModels:
-    """Models by key.
+    """The served models by key.
 
     Args:
-        marks: Say which loads ended with their process; None: nobody writes that down.
-        limits: Of each engine; None: the usual ones.
+        marks: Marks of loads, which show the loads that ended with their process; None: no marks are written.
+        limits: Limits of each engine; None: the default limits.
     """
 
     def __init__(self, marks: LoadMarks | None = None, limits: EngineLimits | None = None) -> None:
@@ -56,30 +56,30 @@ class ServedModels:
 
     @property
     def pairs(self) -> list[ServedPair]:
-        """Everything that is served now."""
+        """Return all served pairs."""
         return [pair for key, pair in self._pairs.items() if self._keys.get(pair.name) == key]
 
     @property
     def broken(self) -> list[str]:
-        """Models whose engine has failed."""
+        """List the models whose engine has failed."""
         broken = [key for group in self._groups.values() if group.runner.failure is not None for key in group.keys]
         return [self._pairs[key].name for key in broken if key in self._pairs]
 
     @property
     def round_s(self) -> float:
-        """Mean time of the newest rounds, in the engine where it is longest."""
+        """Return the mean time of the newest rounds, of the engine where it is longest."""
         return max((group.runner.round_times.mean_s() for group in self._groups.values()), default=0.0)
 
     def find(self, name: str, uid: str | None) -> ServedPair:
-        """A served model.
+        """Find a served model.
 
         Args:
-            name: That requests ask for.
-            uid: Of the deployment that is meant; None: whichever has the name.
+            name: Name that requests use.
+            uid: Uid of the deployment; None: the deployment that has the name now.
 
         Raises:
-            ResourceError: It could not be loaded.
-            ModelNotFoundError: There is none, or it is of another deployment.
+            ResourceError: The model could not be loaded.
+            ModelNotFoundError: No model has this name, or the model belongs to another deployment.
         """
         key = self._keys.get(name)
         is_meant = key is not None and uid in {None, key}
@@ -91,9 +91,7 @@ class ServedModels:
         raise ModelNotFoundError(f"no model {name[:96]!r} is served here; there is {served}", param="model")
 
     async def make(self, models: Iterable[ServedModel]) -> None:
-        """Serve these and no others. One that does not load leaves the others, and what is served for its own
-        deployment, as they are.
-        """
+        """Serve these models and no others. If one does not load, the others stay, and so does its earlier version."""
         wanted = {model.key: model for model in models}
         self._keys = {model.name: key for key, model in wanted.items()}
         self._failed = {key: failed for key, failed in self._failed.items() if key in wanted}
@@ -111,7 +109,7 @@ class ServedModels:
                 await self._make_one(model, places[key])
 
     async def _make_one(self, model: ServedModel, place: Place | Exception) -> None:
-        """Serve one model, unless this attempt at it has failed before: that is noted, and harms no other."""
+        """Serve one model, unless this attempt failed before. A failure is recorded and affects no other model."""
         key = model.key
         if isinstance(place, Place) and self._has(model, place):
             self._loaded[key] = model
@@ -136,7 +134,7 @@ class ServedModels:
         return is_equal and self._places[model.key] == _group_key(model, place)
 
     async def memory(self) -> ReplicaMemory:
-        """What this replica holds.
+        """Return the sizes of the models that this replica holds.
 
         Raises:
             EdaError: An engine has failed.
@@ -172,7 +170,7 @@ class ServedModels:
             await self._leave(before, key)
 
     async def _leave(self, group_key: GroupKey, key: str) -> None:
-        """Take a model out of a group; an empty group goes."""
+        """Remove a model from a group; an empty group is removed."""
         group = self._groups[group_key]
         await group.remove(key)
         if not group.keys:
@@ -180,14 +178,14 @@ class ServedModels:
 
 
 def _group_key(model: ServedModel, place: Place) -> GroupKey:
-    """Where a model belongs."""
+    """Return the group that a model belongs to."""
     if model.engine.kind is not EngineKind.VLLM:
         return place.base, model.engine, ""
     return place.base, model.engine, str(model.base_draft) if model.engine.vllm.is_shared else model.key
 
 
 async def _open(model: ServedModel, place: Place, limits: EngineLimits) -> ModelGroup:
-    """A group without models yet."""
+    """Make a group that has no models yet."""
     if model.engine.kind is EngineKind.VLLM:
         shared = model.engine.vllm.is_shared
         return SharedVllmGroup(model, place.base, limits.waiting) if shared else VllmGroup(model, limits.waiting)
@@ -209,7 +207,7 @@ def _failure(model: ServedModel, error: Exception) -> VariantFailure:
 
 
 def _places(models: Sequence[ServedModel]) -> dict[str, Place | Exception]:
-    """The group of each model: its base's where others want that too, else one of its own; or why it has none."""
+    """Choose the group of each model, shared with others on its base or its own; or the error that prevents both."""
     found: dict[str, Place | Exception] = {}
     for model in models:
         try:

@@ -1,1 +1,1 @@
-"""The way to the endpoint: who may ask for which deployment, how much, and where it answers."""
+"""The gateway to the endpoint: which deployments a caller may use, how many requests, and where they are sent."""

@@ -1,4 +1,4 @@
-"""Which names there are at the endpoint, for whom, and where their groups answer: what each request is routed by."""
+"""The names that each caller may use at the endpoint, and the path of the group that answers each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Entry:
     """A served name and the path prefix of its group.
 
     Attributes:
-        failure: Why nothing answers under it, nor will by itself.
+        failure: Reason why the deployment has failed for good; None while it can answer.
     """
 
     deployment: Deployment
@@ -30,12 +30,12 @@ class Entry:
 
 
 class Directory:
-    """Reads the rows at most once a second, after each change that this process makes, and before it says that a name
-    is unknown. A change that another API process makes is seen within a second.
+    """Reads the rows at most once a second, after each change that this process makes, and before it reports a name as
+    unknown. A change that another API process makes is seen within a second.
 
     Args:
-        store: The rows.
-        clock: Seconds that only grow.
+        store: Rows of the database.
+        clock: Clock in seconds that never goes back.
     """
 
     def __init__(self, store: JobStore, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,30 +45,30 @@ class Directory:
         self._num_changes = 0
 
     def forget(self) -> None:
-        """The rows have changed."""
+        """Read the rows anew at the next call, because they have changed."""
         self._num_changes += 1
         self._read_at = float("-inf")
 
     def names(self, caller: Caller) -> list[str]:
-        """What the caller may use, by name."""
+        """List the deployments that the caller may use, by name."""
         self._read()
         return [name for name, entry in self._entries.items() if _may_use(entry, caller)]
 
     def deployments(self, caller: Caller) -> list[Deployment]:
-        """The same with what is behind the names."""
+        """Return the deployments that the caller may use."""
         return [self._entries[name].deployment for name in self.names(caller)]
 
     def known(self, name: str, caller: Caller) -> Entry | None:
-        """A name that was read less than a second ago; touches no database."""
+        """Return a name's entry if it was read less than a second ago; the database is not asked."""
         entry = self._entries.get(name)
         fresh = self._clock() - self._read_at < _MAX_AGE_S
         return entry if fresh and entry is not None and _may_use(entry, caller) else None
 
     def find(self, name: str, caller: Caller) -> Entry:
-        """A name as the database has it now.
+        """Return a name's entry as it is in the database now.
 
         Raises:
-            ModelNotFoundError: Nothing of that name, or another owner's.
+            ModelNotFoundError: No deployment has this name, or it belongs to another owner.
         """
         names = self.names(caller)
         if name in names:

@@ -1,6 +1,6 @@
-"""The way from this process to Ray Serve: one pooled HTTP client, bodies and streams passed on unchanged.
+"""Forwards requests from this process to Ray Serve: one pooled HTTP client, bodies and streams passed on unchanged.
 
-The `model` of a body says which deployment is meant; the request goes to the replicas of that deployment's group.
+The `model` of a body names the deployment; the request goes to the replicas of that deployment's group.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ _READ_TIMEOUT_S = 3600.0  # for a replica that hangs; a request's own deadline (
 
 
 class EndpointUnavailableError(ResourceError):
-    """A deployment does not answer yet: it is being loaded, or Ray Serve is starting."""
+    """A deployment does not answer yet: its model is being loaded, or Ray Serve is starting."""
 
     code = "endpoint_unavailable"
     retryable = True
 
 
 class DeploymentFailedError(ResourceError):
-    """A deployment cannot be loaded, and is not tried again until somebody changes something."""
+    """A deployment cannot be loaded, and is not tried again until it is changed."""
 
     code = "deployment_failed"
 
 
 class ReplicaLostError(ResourceError):
-    """A replica went away in the middle of an answer."""
+    """A replica ended in the middle of an answer."""
 
     code = "replica_lost"
     retryable = True
 
 
 class InvalidJsonError(InputError):
-    """A body that cannot be read."""
+    """A request's body is not readable JSON."""
 
     code = "invalid_json"
 
@@ -69,8 +69,8 @@ class Gateway:
 
     Args:
         serve_url: Base URL of Ray Serve.
-        instruments: Count the answers.
-        keys: Say when the key of a request is dead.
+        instruments: Counters of the answers.
+        keys: Watch that reports when a request's key is no longer valid.
     """
 
     def __init__(self, serve_url: str, instruments: Instruments, keys: KeyWatch) -> None:
@@ -86,18 +86,18 @@ class Gateway:
     async def forward(
         self, request: Request, entry: Entry, caller: Caller, *, ended: Callable[[], None] | None = None
     ) -> Response:
-        """Pass a request on to its group and the answer back, streamed when it is a stream.
+        """Pass a request on to its group and return the answer, streamed if the answer is a stream.
 
         Args:
-            request: As it came.
-            entry: Where to.
-            caller: Whose it is; it ends when their key is dead, wherever it is.
-            ended: Called when the answer has been passed on, or its reader has gone.
+            request: Request as received.
+            entry: Directory entry of the deployment that is asked.
+            caller: Caller who sent the request; the answer ends when the caller's key is no longer valid.
+            ended: Function called when the answer has been passed on, or the client has disconnected.
 
         Raises:
-            DeploymentFailedError: That name cannot be loaded.
+            DeploymentFailedError: The deployment of that name cannot be loaded.
             EndpointUnavailableError: The group does not answer, or has not loaded that name yet.
-            InvalidKeyError: The key is dead, and the answer has not begun.
+            InvalidKeyError: The key is no longer valid, and the answer has not begun.
         """
         headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
         headers["x-request-id"] = request.state.request_id  # one id in both processes' logs
@@ -116,12 +116,12 @@ class Gateway:
         content: bytes | None,
         ended: Callable[[], None] | None = None,
     ) -> Response:
-        """Send a request of this process's own making to a group; else as `forward`.
+        """Send a request that this process makes itself to a group; otherwise like `forward`.
 
         Raises:
-            DeploymentFailedError: That name cannot be loaded.
+            DeploymentFailedError: The deployment of that name cannot be loaded.
             EndpointUnavailableError: The group does not answer, or has not loaded that name yet.
-            InvalidKeyError: The key is dead, and the answer has not begun.
+            InvalidKeyError: The key is no longer valid, and the answer has not begun.
         """
         if entry.failure is not None:
             self._responses.labels("503").inc()
@@ -163,12 +163,12 @@ class Gateway:
 
 
 class _Passed(KeyedStream):
-    """An answer on its way through; whatever ends it, the connection behind it ends too.
+    """A replica's answer while it is passed on; when it ends for any reason, the connection to the replica is closed.
 
     Args:
-        body: What is passed on.
+        body: The pieces that are passed on.
         behind: The replica's answer.
-        ended: Called at the end.
+        ended: Function called at the end.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class _Passed(KeyedStream):
         self._behind, self._ended = behind, ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the answer."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -190,11 +190,11 @@ class _Passed(KeyedStream):
 
 @dataclass(frozen=True)
 class Asked:
-    """What this process reads of a request's body.
+    """The fields of a request's body that this process reads.
 
     Attributes:
-        model: The deployment's name.
-        draft: What is to draft for it; None: nothing is said, or it is no text, which the replica refuses.
+        model: Name of the deployment.
+        draft: The draft that the request chooses; None: no choice, or not a string, which the replica then refuses.
     """
 
     model: str
@@ -202,11 +202,11 @@ class Asked:
 
 
 def asked_of(body: bytes) -> Asked:
-    """The `model` and the `draft` in a request's body; everything else is the replica's to check.
+    """Return the `model` and the `draft` of a request's body; the replica checks everything else.
 
     Raises:
-        InvalidJsonError: The body is no JSON object.
-        InputError: It names no model.
+        InvalidJsonError: The body is not a JSON object.
+        InputError: The body names no model.
     """
     try:
         value = from_json(body)
@@ -222,7 +222,7 @@ def asked_of(body: bytes) -> Asked:
 
 
 def _is_proxys(response: httpx.Response) -> bool:
-    """Whether Serve's proxy speaks, not our application."""
+    """Whether a response is from Serve's proxy and not from the project's application."""
     return response.status_code in _PROXY_STATUS and "json" not in response.headers.get("content-type", "")
 
 
@@ -231,7 +231,7 @@ def _is_stream(response: httpx.Response) -> bool:
 
 
 async def _body(response: httpx.Response, name: str) -> AsyncIterator[bytes]:
-    """The answer as it comes; a stream of events that stops in the middle ends with an error of ours."""
+    """Yield the answer as it comes; an event stream that stops in the middle ends with an error event."""
     is_stream = _is_stream(response)
     tail = b""
     try:

@@ -1,7 +1,7 @@
-"""Ends what is open for a key soon after the key was revoked or has expired.
+"""Ends open requests soon after their key was revoked or has expired.
 
-One look a second at the database serves all that is open: a single query for all of its keys. While the database does
-not answer, what is open goes on.
+The database is asked once a second, with a single query for all keys of open requests. While the database does not
+answer, open requests go on.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ DEAD_KEY = "the key was revoked or has expired while it was answered; `eda keys 
 
 
 class KeyWatch:
-    """Used on one event loop.
+    """Watches the keys of open requests; used on one event loop.
 
     Args:
         keys: Every key of the service.
-        interval_s: Time between two looks.
+        interval_s: Seconds between two checks.
     """
 
     def __init__(self, keys: KeyStore, *, interval_s: float = 1.0) -> None:
@@ -41,11 +41,11 @@ class KeyWatch:
         self._troubles = Troubles(logger)
 
     def start(self) -> None:
-        """Begin to look; needs a running loop."""
+        """Begin to check; needs a running loop."""
         self._task = asyncio.create_task(self._look())
 
     async def stop(self) -> None:
-        """Stop looking."""
+        """Stop checking."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -53,10 +53,11 @@ class KeyWatch:
 
     @contextmanager
     def open(self, key_id: str | None) -> Iterator[asyncio.Event]:
-        """An event that is set once a key is dead, until the end of the block.
+        """Return an event that is set once a key is no longer valid; it is watched until the end of the block.
 
         Args:
-            key_id: None: there were no keys. What began so is dead once there are some.
+            key_id: Id of the key; None: the service had no keys. A request without a key ends once the service has
+                keys.
         """
         is_dead = asyncio.Event()
         self._open.setdefault(key_id, set()).add(is_dead)
@@ -69,11 +70,11 @@ class KeyWatch:
                 del self._open[key_id]
 
     async def unless_dead(self, key_id: str | None, work: Coroutine[Any, Any, T]) -> T:
-        """What some work for a key gives; the work is cancelled when the key dies before.
+        """Return the result of some work for a key; the work is cancelled if the key becomes invalid before.
 
         Raises:
-            InvalidKeyError: The key is dead.
-            Exception: Whatever the work raises.
+            InvalidKeyError: The key is no longer valid.
+            Exception: Any error that the work raises.
         """
         with self.open(key_id) as is_dead:
             working, dying = asyncio.ensure_future(work), asyncio.ensure_future(is_dead.wait())
@@ -103,7 +104,7 @@ class KeyWatch:
 
 
 async def cancelled(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel tasks that may have ended, and wait for them."""
+    """Cancel tasks, some of which may have ended, and wait for them."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""An answer that is sent piece by piece and ends with the key that it was asked for by."""
+"""An answer that is sent piece by piece, and ends when the key of its request is no longer valid."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ _BETWEEN_EVENTS = b"\n\n"
 _BODY = json.dumps(error_body(401, DEAD_KEY, param=None, code=InvalidKeyError.code))
 
 JOB_STREAM_END = format_sse_event(event="error", data_str=_BODY)
-"""How a stream of a job's events ends with its key."""
+"""Last event of a stream of a job's events whose key is no longer valid."""
 OPENAI_STREAM_END = f"data: {_BODY}\n\n".encode() + b"data: [DONE]\n\n"
-"""How a streamed answer of the endpoint does."""
+"""Last events of a streamed answer of the endpoint whose key is no longer valid."""
 
 
 class KeyedStream(StreamingResponse):
-    """A stream.
+    """A streamed answer that is tied to an API key.
 
     Args:
-        pieces: What is sent.
-        keys: Says when the key is dead.
-        key_id: Who asked; None: there were no keys.
-        last: Events to end with when the key is dead; None: no events are sent, so the connection is cut.
+        pieces: Pieces to send.
+        keys: Watch that reports when the key is no longer valid.
+        key_id: Id of the key of the request; None: the service had no keys.
+        last: Events to end with when the key is no longer valid; None: the connection is cut, because no events are
+            sent.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class KeyedStream(StreamingResponse):
         self._keys, self._key_id, self._last = keys, key_id, last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, until it ends, its reader goes, or its key is dead."""
+        """Send the pieces until they end, the client disconnects, or the key is no longer valid."""
         sent = _Sent(send)
         with self._keys.open(self._key_id) as is_dead:
             sending = asyncio.ensure_future(super().__call__(scope, receive, sent.send))
@@ -62,7 +63,7 @@ class KeyedStream(StreamingResponse):
         await self._end(sent, scope, receive, send)
 
     async def _end(self, sent: _Sent, scope: Scope, receive: Receive, send: Send) -> None:
-        """Say why, to a client that reads; one that does not is cut off, as is one that was promised no events."""
+        """Send the reason to a client that reads; cut off a client that does not, or to which no events are sent."""
         if sent.is_whole:
             return
         logger.info("a stream is ended: the key %s is dead", self._key_id)
@@ -79,12 +80,12 @@ class KeyedStream(StreamingResponse):
 
 
 class _Sent:
-    """What of an answer the client's connection has taken.
+    """Records which part of an answer the client's connection has taken.
 
     Attributes:
-        has_begun: Its status is out.
-        is_whole: So is its end.
-        tail: Its newest bytes, as many as separate two events.
+        has_begun: Whether the status was sent.
+        is_whole: Whether the end was sent.
+        tail: The newest bytes, as many as separate two events.
     """
 
     def __init__(self, send: Send) -> None:
@@ -93,7 +94,7 @@ class _Sent:
         self.tail = b""
 
     async def send(self, message: Message) -> None:
-        """Pass a message on."""
+        """Pass a message on and record it."""
         await self._send(message)
         self.has_begun = True
         if message["type"] == "http.response.body":

@@ -1,7 +1,7 @@
-"""How much one API key may ask of the endpoint: requests per minute, and at the same time.
+"""Limits of one API key at the endpoint: requests per minute, and requests at the same time.
 
-Each API process counts for itself; with several behind a balancer a key gets the limit from each. Without keys, on
-loopback, there is no limit.
+Each API process counts its own requests; with several processes behind a balancer a key has the limit in each. A
+service without keys, on loopback, has no limits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FORGET_AT = 1024
 
 
 class RateLimitedError(OverloadedError):
-    """A key asks too much; `retry_after_s` says when there is room."""
+    """A key sends too many requests; `retry_after_s` says when the next is accepted."""
 
     code = "rate_limit_exceeded"
 
@@ -41,11 +41,11 @@ class _Use:
 
 
 class Limits:
-    """Used on one event loop. Who is admitted must be released.
+    """Counts the requests of each key; used on one event loop. Every admitted request must be released.
 
     Args:
         settings: Limits of keys that have none of their own.
-        clock: Seconds that only grow.
+        clock: Clock in seconds that never goes back.
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -54,10 +54,10 @@ class Limits:
         self._uses: dict[str, _Use] = {}
 
     def admit(self, caller: Caller) -> Callable[[], None]:
-        """Count a request that begins; call what is returned when it has ended, once or more.
+        """Count a request that begins; call the returned function, once or more, when the request has ended.
 
         Raises:
-            RateLimitedError: The key has too many requests in the last minute, or open now.
+            RateLimitedError: The key has too many requests in the last minute, or too many open now.
         """
         key = caller.key_id
         if key is None:
@@ -86,7 +86,7 @@ class Limits:
         return _once(use)
 
     def _forget(self, now: float) -> None:
-        """Keep nothing of keys that have been quiet, once there are many."""
+        """Remove the counts of keys without recent requests, once there are many keys."""
         if len(self._uses) < _FORGET_AT:
             return
         for key, use in list(self._uses.items()):
@@ -106,4 +106,4 @@ def _once(use: _Use) -> Callable[[], None]:
 
 
 def _nothing() -> None:
-    """There is nothing to release."""
+    """Do nothing: a request without limits has nothing to release."""

@@ -1,1 +1,1 @@
-"""What this process and the replicas count, for Prometheus and for the pages."""
+"""Counts of this process and of the replicas, for Prometheus and for the web pages."""

@@ -1,9 +1,9 @@
-"""Acceptance length of served packs over the newest rounds, in the terms of their evaluation.
+"""Acceptance length of served packs over the newest rounds, made comparable to their evaluation.
 
-An endpoint drafts as deep as pays, an evaluation always K tokens, so plain means cannot be compared. From the counts by
-place comes the chance that a draft token is accepted when all before it were; multiplied along K places these give the
-length that fixed chains would have had. Depth that is cut where the draft is unsure makes deep places look a little
-better than they are, so a fall is seen late rather than too often.
+An endpoint drafts as many tokens as pay, an evaluation always K, so plain means cannot be compared. The counts by
+position give the chance that a draft token is accepted when all before it were; multiplied along K positions these
+chances give the length that fixed chains would have had. Where the draft is unsure, chains are cut early, so deep
+positions look a little better than they are, and a fall is reported late rather than too often.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class AcceptanceTotals:
 
     @property
     def num_drafts(self) -> int:
-        """Rounds that drafted: a tenth or fewer where drafting does not pay, which a fall may be the reason of."""
+        """Return the number of rounds that drafted: a tenth or fewer of all where drafting does not pay."""
         return self.tried_at[0] if self.tried_at else 0
 
 
@@ -39,20 +39,20 @@ class Window:
         self._samples: deque[AcceptanceTotals] = deque()
 
     def add(self, at_s: float, counts: ModelCounts) -> None:
-        """Take the totals of now; totals that shrank begin a new window, as replicas have forgotten theirs."""
+        """Add the totals of now; totals that shrank begin a new window, because the replicas have restarted."""
         sample = AcceptanceTotals(at_s, counts.num_rounds, tuple(counts.tried_at), tuple(counts.accepted_at))
         if self._samples and sample.num_rounds < self._samples[-1].num_rounds:
             self._samples.clear()
         self._samples.append(sample)
 
     def acceptance_length(self, *, min_rounds: int, window_s: float, depth: int) -> float | None:
-        """Of the newest `min_rounds` rounds or a few more; None when the window has fewer, or hardly any of
-        them drafted.
+        """Acceptance length of the newest `min_rounds` rounds or a few more; None if the window has too few that
+        drafted.
 
         Args:
-            min_rounds: Rounds to look back on.
-            window_s: No further back than this.
-            depth: K of the evaluation.
+            min_rounds: Number of rounds to look back on.
+            window_s: Longest time in seconds to look back.
+            depth: K, the number of drafted tokens of the evaluation.
         """
         newest = self._samples[-1] if self._samples else None
         if newest is None:
@@ -71,9 +71,9 @@ class Window:
 
 
 def chain_length(tried_at: Sequence[int], accepted_at: Sequence[int], depth: int) -> float:
-    """Acceptance length of chains of `depth` tokens, from tries and acceptances by place.
+    """Compute the acceptance length of chains of `depth` tokens from proposals and acceptances by position.
 
-    A place that was hardly tried counts as the one before it.
+    For a position with hardly any proposals the chance of the one before it is used.
     """
     length, reached, rate = 1.0, 1.0, 0.0
     for place in range(depth):

@@ -1,4 +1,4 @@
-"""What the service's home takes of its disk: counted at most once a minute, in a thread, so that no page waits."""
+"""Disk space of the service's home: counted at most once a minute, in a thread, so that no page waits for it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _PATIENCE_S = 0.1
 
 @dataclass(frozen=True)
 class DiskUse:
-    """Sizes of files, links not followed.
+    """Sizes of files in bytes; links are not followed.
 
     Attributes:
-        runs_bytes: Of jobs.
-        packs_bytes: Of published packs.
-        others_bytes: Of everything else in the home: drafts, exports, caches, the database.
-        free_bytes: Of the disk that the home lies on.
-        total_bytes: Likewise.
+        runs_bytes: Files of jobs.
+        packs_bytes: Files of published packs.
+        others_bytes: All other files of the home: drafts, exports, caches, the database.
+        free_bytes: Free space of the disk that holds the home.
+        total_bytes: Size of the disk that holds the home.
     """
 
     runs_bytes: int
@@ -39,11 +39,11 @@ class DiskUse:
 
 
 class Disk:
-    """The disk of one home; with `EDA_STORAGE`, what of it is on this machine.
+    """The disk of one home; with `EDA_STORAGE`, only the files on this machine.
 
     Args:
         home: Root of all state.
-        clock: Seconds that only grow.
+        clock: Clock in seconds that never goes back.
     """
 
     def __init__(self, home: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,7 +55,7 @@ class Disk:
         self._troubles = Troubles(logger)
 
     def look(self) -> DiskUse | None:
-        """What was counted last, at most a minute ago or as long as counting takes; None before the first count."""
+        """Return the last count, at most a minute old or as old as counting takes; None before the first count."""
         with self._lock:
             if self._thread is None and self._clock() - self._counted_at >= _MAX_AGE_S:
                 self._thread = threading.Thread(target=self._refresh, name="disk", daemon=True)
@@ -73,7 +73,7 @@ class Disk:
 
 
 def count(home: Path) -> DiskUse:
-    """Count a home now."""
+    """Count the files of a home now."""
     parts = {"runs": 0, "packs": 0, "others": 0}
     for name, size_bytes in _sizes(home):
         parts[name if name in parts else "others"] += size_bytes
@@ -82,7 +82,7 @@ def count(home: Path) -> DiskUse:
 
 
 def _sizes(home: Path) -> list[tuple[str, int]]:
-    """Each entry of the home and what is in it. What goes while it is looked at counts nothing."""
+    """List each entry of the home with its size. Files that vanish during the count are left out."""
     try:
         with os.scandir(home) as entries:
             return [(entry.name, _size(entry)) for entry in entries]

@@ -1,4 +1,4 @@
-"""Serving metrics as Prometheus families: vLLM's names where vLLM has the series, `eda_` for ours.
+"""Serving metrics as Prometheus families: under vLLM's names where vLLM has the series, else under names with `eda_`.
 
 Names follow vLLM 0.11 and later (`vllm/v1/metrics/loggers.py`), with the label `model_name`.
 """
@@ -50,11 +50,11 @@ _TIMES = (
 
 
 class ServingCollector(Collector):
-    """Families of some groups.
+    """Collects the metric families of some groups.
 
     Args:
-        groups: By key; None where no replica answered.
-        names: What to show: by uid of a deployment, the name that it has now.
+        groups: Metrics of each group by its key; None where no replica answered.
+        names: Deployments to show: the current name of each, by uid.
     """
 
     def __init__(self, groups: Mapping[str, GroupMetrics | None], names: Mapping[str, str]) -> None:
@@ -70,7 +70,7 @@ class ServingCollector(Collector):
                 self._counts[names[uid]] = self._counts.get(names[uid], ModelCounts()) + counts
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, also those without a sample."""
+        """Yield every family, also those without a sample."""
         yield from self._gauges()
         for number in _NUMBERS:
             family = CounterMetricFamily(number.name, number.help, labels=[MODEL])
@@ -165,12 +165,12 @@ class ServingCollector(Collector):
 
 
 class DriftCollector(Collector):
-    """What the last look at acceptance saw.
+    """Collects the results of the last drift check.
 
     Args:
-        judgements: By uid of the deployment.
-        num_events: By uid of the deployment: how often acceptance has fallen.
-        names: What to show: by uid of a deployment, the name that it has now.
+        judgements: Result of the check, by uid of the deployment.
+        num_events: Number of times that acceptance has fallen, by uid of the deployment.
+        names: Deployments to show: the current name of each, by uid.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class DriftCollector(Collector):
         self._num_events = {names[uid]: number for uid, number in num_events.items() if uid in names}
 
     def collect(self) -> Iterator[Metric]:
-        """Every family."""
+        """Yield every family."""
         length = GaugeMetricFamily(
             "eda_acceptance_length", "Of the newest rounds, as chains of the evaluation's depth.", labels=[MODEL]
         )
@@ -200,17 +200,17 @@ class DriftCollector(Collector):
 
 
 class JobCollector(Collector):
-    """Jobs by status.
+    """Collects the numbers of jobs by status.
 
     Args:
-        counts: From the database.
+        counts: Numbers of jobs in the database, by status.
     """
 
     def __init__(self, counts: Mapping[str, int]) -> None:
         self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
-        """Every family."""
+        """Yield every family."""
         jobs = GaugeMetricFamily("eda_jobs", "Jobs by status.", labels=["status"])
         for status in Status:  # also those without a job: a series that appears with its first one shows no increase
             jobs.add_metric([status.value], self._counts.get(status.value, 0))
@@ -218,15 +218,15 @@ class JobCollector(Collector):
 
 
 class WebhookCollector(Collector):
-    """Webhooks that wait.
+    """Collects the number of webhooks that wait.
 
     Args:
-        num_due: Those that are due.
+        num_due: Number of webhooks that are due.
     """
 
     def __init__(self, num_due: int) -> None:
         self._num_due = num_due
 
     def collect(self) -> Iterator[Metric]:
-        """The one family."""
+        """Yield the one family."""
         yield GaugeMetricFamily("eda_webhooks_due", "Webhooks that are due, at most 1000.", value=self._num_due)

@@ -1,9 +1,9 @@
-"""What each deployment did lately: its totals at regular moments, for the charts of the pages.
+"""Recent activity of each deployment: its totals at regular moments, for the charts of the web pages.
 
-Kept in this process, for three hours. Not in the database: a look every quarter of a minute would be the most frequent
-write there is, and whoever wants to see further back has Prometheus, which reads the same counters at `/metrics`. So a
-page that is loaded again shows the same; after a restart of the API the charts begin anew, and each of several API
-processes keeps its own. While nothing is asked, one entry stands for the whole time, so only busy deployments fill it.
+The totals are kept in this process for three hours. They are not in the database, because a write every quarter of a
+minute would be the most frequent one; for older data, Prometheus reads the same counters at `/metrics`. A page that is
+loaded again shows the same charts. After a restart of the API they begin anew, and each of several API processes keeps
+its own. A time without requests takes one entry, so only busy deployments use memory.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _STOP_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Totals:
-    """What a deployment has done up to a moment, since this process first looked.
+    """The totals of a deployment up to a moment, since this process first read them.
 
     Attributes:
-        at_s: On a clock that only grows.
-        tried_at: Draft tokens by place, of which every one before was accepted.
-        accepted_at: Accepted ones by place.
+        at_s: Moment, on a clock in seconds that never goes back.
+        tried_at: Draft tokens by position, counted only where all earlier ones were accepted.
+        accepted_at: Accepted draft tokens by position.
     """
 
     at_s: float
@@ -47,7 +47,7 @@ class Totals:
     accepted_at: tuple[int, ...] = ()
 
     def did_the_same(self, other: Totals) -> bool:
-        """Whether nothing happened between the two."""
+        """Whether nothing happened between the two moments."""
         return (self.num_tokens, self.tried_at, self.accepted_at) == (
             other.num_tokens, other.tried_at, other.accepted_at
         )  # fmt: skip
@@ -55,11 +55,12 @@ class Totals:
 
 @dataclass(frozen=True)
 class Span:
-    """What happened between two moments.
+    """The rates of a deployment between two moments.
 
     Attributes:
-        began_s: Seconds before now, as is `ended_s`.
-        acceptance_length: As chains of a given depth; None where too little was drafted since the last one that has it.
+        began_s: Beginning in seconds before now, as `ended_s` is the end.
+        acceptance_length: Acceptance length of chains of a given depth; None if too little was drafted since the last
+            span that has one.
     """
 
     began_s: float
@@ -70,13 +71,13 @@ class Span:
 
 @dataclass
 class _Kept:
-    """Of one deployment: totals that never shrink, made of counters that may."""
+    """Totals of one deployment that never shrink, computed from counters that may."""
 
     last: Reading
     totals: list[Totals] = field(default_factory=list)
 
     def add(self, reading: Reading) -> None:
-        """Take a reading; counters that have shrunk were begun anew by their replicas, and count from zero."""
+        """Add a reading; counters that have shrunk were reset by restarted replicas, and are counted from zero."""
         before, now = self.last.counts, reading.counts
         is_anew = now.num_new_tokens < before.num_new_tokens or now.num_rounds < before.num_rounds
         latest = self.totals[-1]
@@ -99,12 +100,12 @@ class _Kept:
 
 
 class ServingHistory:
-    """Looks at every deployment in a thread of its own.
+    """Reads the totals of every deployment regularly, in a thread of its own.
 
     Args:
-        deployments: Which deployments there are.
-        readings: What they have done by now, by uid; those of which no replica answers are not there.
-        clock: The clock of the readings.
+        deployments: Function that lists the deployments.
+        readings: Function that reads their totals, by uid; deployments of which no replica answers are left out.
+        clock: Clock of the readings.
     """
 
     def __init__(
@@ -121,17 +122,17 @@ class ServingHistory:
         self._thread = threading.Thread(target=self._loop, name="history", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to read."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop looking."""
+        """Stop reading."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(_STOP_TIMEOUT_S)
 
     def run_once(self) -> None:
-        """Look once. What is kept of a deployment that is gone is forgotten."""
+        """Read once, and forget deployments that were removed."""
         deployments = self._deployments.all()
         found = self._readings(deployments) if deployments else {}
         kept = {each.uid: self._kept[each.uid] for each in deployments if each.uid in self._kept}
@@ -143,18 +144,18 @@ class ServingHistory:
         self._kept = kept
 
     def tokens_per_s(self, uid: str) -> float | None:
-        """How fast a deployment answered between the last two looks; None where they were not made, or long ago."""
+        """Return the tokens per second between the last two readings; None if there are no two, or they are old."""
         totals = self._of(uid)
         if len(totals) < 2 or self._clock() - totals[-1].at_s > _LATELY_S:
             return None
         return _rate(totals[-2], totals[-1])
 
     def spans(self, uid: str, *, depth: int) -> list[Span]:
-        """The window in at most `NUM_POINTS` spans of equal length, oldest first; empty where nothing was asked.
+        """Divide the window into at most `NUM_POINTS` equal spans, oldest first; empty if there were no requests.
 
         Args:
-            uid: Of the deployment.
-            depth: Of the chains that acceptance is told for, as in the evaluation of its pack.
+            uid: Uid of the deployment.
+            depth: Number of drafted tokens for which acceptance is computed, as in the evaluation of its pack.
         """
         totals, now = self._of(uid), self._clock()
         if len(totals) < 2 or totals[0].num_tokens == totals[-1].num_tokens:
@@ -181,7 +182,7 @@ class ServingHistory:
 
 
 def _borders(totals: Sequence[Totals], now: float) -> list[Totals]:
-    """The totals at evenly spaced moments of the window; between two looks the work is spread evenly."""
+    """Compute the totals at evenly spaced moments of the window; between two readings the work is spread evenly."""
     begin = max(totals[0].at_s, now - WINDOW_S)
     step = max(INTERVAL_S, WINDOW_S / NUM_POINTS)
     num = max(1, round((totals[-1].at_s - begin) / step))
@@ -195,7 +196,7 @@ def _borders(totals: Sequence[Totals], now: float) -> list[Totals]:
 
 
 def _at(moment: float, before: Totals, after: Totals) -> Totals:
-    """Totals at a moment between two looks; counts by place are those of the look before, so that they stay whole."""
+    """Totals at a moment between two readings; counts by position are the earlier reading's: they stay whole."""
     part = min(max((moment - before.at_s) / max(after.at_s - before.at_s, 1e-9), 0.0), 1.0)
     tokens = before.num_tokens + round((after.num_tokens - before.num_tokens) * part)
     known = after if part >= 1.0 else before
@@ -207,5 +208,5 @@ def _rate(before: Totals, after: Totals) -> float:
 
 
 def _sum(kept: Sequence[int], now: Sequence[int], before: Sequence[int]) -> tuple[int, ...]:
-    """By place: what was kept, and what came since."""
+    """Add, by position, the growth since the last reading to the kept counts."""
     return tuple(a + b - c for a, b, c in zip_longest(kept, now, before, fillvalue=0))

@@ -1,6 +1,6 @@
-"""What this process counts of the job service, and of the way to the endpoint; `/metrics` shows it.
+"""Counters of this process about the job service and the gateway to the endpoint, shown at `/metrics`.
 
-Each API process has its own; Prometheus adds them up.
+Each API process has its own counters; Prometheus adds them up.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Instruments:
     """Counters and histograms of one API process.
 
     Attributes:
-        registry: All of them.
-        queue_wait_s: From a job's submission to its first attempt.
-        stage_s: By stage: how long it took in a job.
-        pass_s: One look of the dispatcher at everything.
-        webhooks: By outcome: delivered, failed, gave_up.
-        passed_at: End of the last one.
-        unreadable: By table: rows that could not be read when they were last looked at.
-        responses: By HTTP status: answers of the endpoint.
+        registry: Registry of all counters.
+        queue_wait_s: Seconds from a job's submission to its first attempt.
+        stage_s: Seconds that each stage took in a job, by stage.
+        pass_s: Seconds of one pass of the dispatcher.
+        webhooks: Webhooks by outcome: delivered, failed, gave_up.
+        passed_at: Time of the end of the last pass.
+        unreadable: Rows that could not be read at the last attempt, by table.
+        responses: Answers of the endpoint, by HTTP status.
     """
 
     def __init__(self) -> None:

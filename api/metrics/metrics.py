@@ -1,4 +1,4 @@
-"""Everything at `/metrics`: what this process counts, what the database says, and the sum of every group's replicas."""
+"""Answers `/metrics`: counters of this process, numbers from the database, and the sum of each group's replicas."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _MAX_DUE = 1000
 
 
 class Metrics:
-    """Made afresh for each scrape.
+    """Collects all metrics anew for each scrape.
 
     Args:
-        store: Jobs and webhooks.
-        directory: Who sees which names.
-        instruments: This process's own.
-        settings: Where Serve is, if it serves.
-        drift: Watches acceptance.
+        store: Rows of jobs and webhooks.
+        directory: Directory that says which callers see which names.
+        instruments: Counters of this process.
+        settings: Settings with the address of Serve, if Serve runs.
+        drift: Watch of acceptance.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class Metrics:
         self._replicas.close()
 
     def reading(self, deployment: Deployment) -> Reading | None:
-        """What a deployment has done so far, all replicas and packs together; None when none of them answers."""
+        """Read the totals of a deployment, all replicas and packs together; None when no replica answers."""
         key = group_of(deployment)
         found = self._replicas.metrics([key])[key] if self._serves else None
         return None if found is None else read_variants(deployment.uid, found.variants)
 
     def readings(self, deployments: Sequence[Deployment]) -> dict[str, Reading]:
-        """The same of many by uid, each group asked once; those of which no replica answers are not there."""
+        """Read the totals of many deployments, by uid, asking each group once; those without an answer are left out."""
         groups = {each.uid: group_of(each) for each in deployments} if self._serves else {}
         found = self._replicas.metrics(sorted(set(groups.values())))
         return {
@@ -62,8 +62,8 @@ class Metrics:
         }
 
     def text(self, caller: Caller) -> bytes:
-        """Prometheus text with the series of the deployments and jobs that the caller sees; those of the whole service
-        only for an admin, as they tell what everybody does.
+        """Write Prometheus text with the series of the deployments and jobs that the caller sees; series of the whole
+        service are for admins only, as they show the activity of all owners.
         """
         deployments = self._directory.deployments(caller)
         names = {each.uid: each.name for each in deployments}

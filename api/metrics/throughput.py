@@ -1,4 +1,4 @@
-"""How fast a deployment answers: totals of its replicas at one moment, and the rates between two moments."""
+"""Speed of a deployment: totals of its replicas at one moment, and the rates between two moments."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from api.endpoint.metrics.group_metrics import VariantMetrics
 
 @dataclass(frozen=True)
 class Reading:
-    """A deployment at one moment, all replicas and packs together.
+    """The totals of a deployment at one moment, all replicas and packs together.
 
     Attributes:
-        uid: Of the deployment.
-        at_s: When, on a clock that only grows.
-        counts: Totals.
-        num_running: Answers that have a slot.
-        num_waiting: Answers that wait for one.
+        uid: Uid of the deployment.
+        at_s: Moment, on a clock in seconds that never goes back.
+        counts: Totals of the counts.
+        num_running: Number of answers that have a slot.
+        num_waiting: Number of answers that wait for a slot.
     """
 
     uid: str
@@ -31,11 +31,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Rates:
-    """What happened between two readings.
+    """The rates between two readings.
 
     Attributes:
-        tokens_per_s: Generated, all answers together.
-        answers_per_s: Ended.
+        tokens_per_s: Generated tokens per second, all answers together.
+        answers_per_s: Ended answers per second.
         acceptance_length: Tokens per round that drafted; None when no round did.
     """
 
@@ -45,7 +45,7 @@ class Rates:
 
 
 def read_variants(uid: str, variants: Iterable[VariantMetrics]) -> Reading:
-    """Add up what was served for a deployment."""
+    """Add up the counts of a deployment."""
     mine = [each for each in variants if each.uid == uid]
     counts = sum((each.counts for each in mine), ModelCounts())
     running, waiting = sum(each.num_running for each in mine), sum(each.num_waiting for each in mine)
@@ -53,9 +53,7 @@ def read_variants(uid: str, variants: Iterable[VariantMetrics]) -> Reading:
 
 
 def rates_between(before: Reading, now: Reading) -> Rates | None:
-    """Rates from one reading to a later one; None when replicas have forgotten their counts in between, or the name
-    was given to another deployment.
-    """
+    """Compute the rates from one reading to a later one; None when replicas restarted or the deployment is another."""
     seconds = now.at_s - before.at_s
     tokens = now.counts.num_new_tokens - before.counts.num_new_tokens
     if before.uid != now.uid or seconds <= 0 or tokens < 0:

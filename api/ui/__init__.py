@@ -1,4 +1,4 @@
-"""Web pages at `/ui`: rendered here, from the services that the API's answers come from; nothing from elsewhere.
+"""Web pages at `/ui`, rendered in this process from the services behind the API; pages load nothing from other hosts.
 
 app.py         the sub-application: routes, static files, security headers, errors as pages
 sessions.py    signed cookies and form tokens

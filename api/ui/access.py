@@ -1,4 +1,4 @@
-"""Who looks at a page: the key behind its session. Without any key the service is one person's, and asks for none."""
+"""Access to the pages: the API key behind a session. A service without keys belongs to one person and has no login."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _FORM_TYPE = "application/x-www-form-urlencoded"
 
 
 class LoginNeededError(InvalidKeyError):
-    """There are keys, and this browser has not logged in with a valid one."""
+    """The service has keys, and this browser has not logged in with a valid one."""
 
     code = "login_needed"
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """Whose page it is.
+    """The visitor of a page.
 
     Attributes:
-        caller: As the API knows them.
-        session: Of the browser.
-        form_token: For its forms.
-        cookie: What its cookie must be.
-        is_open: There are no keys: nobody logs in or out.
+        caller: Caller as the API knows the visitor.
+        session: Session of the browser.
+        form_token: Token for the forms of the session.
+        cookie: Value that the browser's cookie must have.
+        is_open: Whether the service has no keys, so that no login is needed.
     """
 
     caller: Caller
@@ -46,15 +46,15 @@ class Visitor:
     is_open: bool
 
     def may(self, *scopes: str) -> bool:
-        """Whether their key has one of these scopes."""
+        """Whether the visitor's key has one of these scopes."""
         return bool(self.caller.scopes & {*map(Scope, scopes), Scope.ADMIN})
 
 
 def visitor_of(request: Request) -> Visitor:
-    """The visitor behind a request's cookie.
+    """Return the visitor who sent a request, by its cookie.
 
     Raises:
-        LoginNeededError: There are keys, and the cookie names no valid one.
+        LoginNeededError: The service has keys, and the cookie names no valid one.
     """
     keys = services_of(request).store.keys
     session = session_of(request)
@@ -63,7 +63,7 @@ def visitor_of(request: Request) -> Visitor:
 
 
 def known_visitor(request: Request) -> Visitor | None:
-    """The visitor, where one is logged in and the database, which says so, answers."""
+    """Return the visitor if one is logged in; None if not, or if the database does not answer."""
     try:
         return visitor_of(request)
     except (LoginNeededError, *DATABASE_ERRORS):
@@ -71,7 +71,7 @@ def known_visitor(request: Request) -> Visitor | None:
 
 
 def session_of(request: Request) -> Session:
-    """The session of a request's cookie; a new one without a key when there is none."""
+    """Return the session of a request's cookie, or a new one without a key."""
     sessions = services_of(request).sessions
     return sessions.open(request.cookies.get(COOKIE)) or sessions.new(None)
 
@@ -89,7 +89,7 @@ def _caller(keys: KeyStore, session: Session) -> Caller:
 
 
 def visit(*scopes: Scope) -> Callable[[Request], Visitor]:
-    """A dependency: the visitor, whose key has one of these scopes or is an admin's."""
+    """Make a dependency that returns the visitor, whose key must have one of these scopes or be an admin's."""
 
     def visitor(request: Request) -> Visitor:
         found = visitor_of(request)
@@ -100,11 +100,11 @@ def visit(*scopes: Scope) -> Callable[[Request], Visitor]:
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    """The fields of a form that was sent with its session's token.
+    """Return the fields of a form that was sent with its session's token.
 
     Raises:
-        FormTokenError: Without it.
-        InputError: No form.
+        FormTokenError: The token is missing or wrong.
+        InputError: The body is not a form.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
         raise InputError(f"a form is sent as {_FORM_TYPE}")

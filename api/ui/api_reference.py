@@ -1,8 +1,8 @@
-"""The OpenAPI document as values for its pages: operations by tag, and the schemas that a tag's operations speak of.
+"""The OpenAPI document as values for its pages: operations by tag, and the schemas that the tag's operations use.
 
-Rendered by this project and not by Swagger UI or ReDoc: their scripts weigh 1.1 to 1.7 MB, five times what a page here
-may, want inline scripts and styles, and come from a third party unless their copies are kept. What they have beyond
-this, a form that sends requests, is what the commands to copy are for.
+The pages are rendered by this project and not by Swagger UI or ReDoc: their scripts weigh 1.1 to 1.7 MB, five times the
+limit for a page here, need inline scripts and styles, and are loaded from a third party unless copies are kept. In
+place of their forms that send requests, the pages have commands to copy.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Schema = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Word:
-    """A piece of a type in words; `schema` names the schema that it stands for, if any."""
+    """A part of a type's description; `schema` names the schema that the part stands for, if any."""
 
     text: str
     schema: str | None = None
@@ -42,10 +42,10 @@ class Field:
     """A parameter of an operation, or a field of a schema.
 
     Attributes:
-        place: Where it goes: path, query, header or body.
-        type: In words.
-        default: As JSON; None: there is none.
-        bounds: What a value has to keep, in words.
+        place: Part of the request that holds the field: path, query, header or body.
+        type: Type in words.
+        default: Default value as JSON; None: no default.
+        bounds: Limits of a value, in words.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Answer:
-    """What comes back with a status."""
+    """The answer with one status."""
 
     status: str
     description: str
@@ -71,8 +71,8 @@ class Operation:
     """One method of one path.
 
     Attributes:
-        anchor: On the page of its tag.
-        command: With curl, with what is required of its body.
+        anchor: Anchor of the operation on the page of its tag.
+        command: A curl command with the required fields of the body.
     """
 
     method: str
@@ -87,7 +87,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Section:
-    """The operations of a tag, and every schema that they speak of, by name."""
+    """The operations of a tag, and every schema that they use, by name."""
 
     tag: str
     operations: tuple[Operation, ...]
@@ -96,11 +96,11 @@ class Section:
 
 
 def sections(document: Mapping[str, Any], base_url: str) -> list[Section]:
-    """Every tag with its operations, in the document's order of paths.
+    """List every tag with its operations, in the document's order of paths.
 
     Args:
-        document: OpenAPI 3.1.
-        base_url: Of the service, for the commands.
+        document: The document, OpenAPI 3.1.
+        base_url: Base URL of the service, for the commands.
     """
     schemas: Mapping[str, Schema] = document["components"]["schemas"]
     by_tag: dict[str, list[tuple[str, str, Schema]]] = {}
@@ -139,7 +139,7 @@ def _operation(method: str, path: str, found: Schema, schemas: Mapping[str, Sche
 
 
 def _schema_of(found: Schema) -> Schema | None:
-    """Of a body, whatever it is sent as."""
+    """Return the schema of a body, of any content type."""
     return next((each.get("schema") for each in found.get("content", {}).values()), None)
 
 
@@ -166,7 +166,7 @@ def _field(name: str, schema: Schema, *, place: str, is_required: bool, of: Sche
 
 
 def _words(schema: Schema) -> Iterator[Word]:
-    """A type in words."""
+    """Describe a type in words."""
     if "$ref" in schema:
         name = str(schema["$ref"]).removeprefix(_REF)
         yield Word(name, name)
@@ -189,7 +189,7 @@ def _words(schema: Schema) -> Iterator[Word]:
 
 
 def _reached(found: Any, schemas: Mapping[str, Schema]) -> list[str]:
-    """Names of the schemas that something refers to, and those refer to, by name."""
+    """List the schemas that a value refers to, directly or through other schemas, by name."""
     names: set[str] = set()
     waiting = [found]
     while waiting:
@@ -206,7 +206,7 @@ def _reached(found: Any, schemas: Mapping[str, Schema]) -> list[str]:
 
 
 def _command(method: str, path: str, body: Schema | None, schemas: Mapping[str, Schema], base_url: str) -> str:
-    """The operation with curl."""
+    """Write the operation as a curl command."""
     address = re.sub(r"\{(\w+)\}", lambda found: found[1].upper(), path)
     lines = [f"curl -X {method.upper()} {base_url}{address}" if method != "get" else f"curl {base_url}{address}"]
     lines.append('-H "Authorization: Bearer $EDA_API_KEY"')
@@ -216,7 +216,7 @@ def _command(method: str, path: str, body: Schema | None, schemas: Mapping[str, 
 
 
 def _example(schema: Schema, schemas: Mapping[str, Schema], depth: int) -> Any:
-    """The least value that a schema describes."""
+    """Make the smallest example of a schema."""
     if "$ref" in schema:
         schema = schemas.get(str(schema["$ref"]).removeprefix(_REF), {})
     if choices := schema.get("anyOf") or schema.get("oneOf"):
@@ -236,6 +236,6 @@ def _example(schema: Schema, schemas: Mapping[str, Schema], depth: int) -> Any:
 
 
 def _named(name: str, schema: Schema, schemas: Mapping[str, Schema], depth: int) -> Any:
-    """A field of an example: text says its name."""
+    """Make an example of a field; the example of a text is the field's name."""
     found = _example(schema, schemas, depth)
     return name.upper() if found == "..." else found

@@ -47,11 +47,11 @@ _TITLES = {400: "Not possible", 401: "Not logged in", 403: "Not allowed", 404: "
 
 
 def create_ui(services: Services, document: Callable[[], dict[str, Any]]) -> FastAPI:
-    """The pages over the services of the application that mounts them.
+    """Make the application of the pages over the services of the application that mounts it.
 
     Args:
-        services: What the pages show and start.
-        document: Makes the OpenAPI document of that application.
+        services: Services whose data the pages show, and which they call.
+        document: Function that makes the OpenAPI document of that application.
     """
     environment()  # now, not while the first visitor waits
     ui = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -66,17 +66,17 @@ def create_ui(services: Services, document: Callable[[], dict[str, Any]]) -> Fas
 
 
 class _Static(StaticFiles):
-    """Files whose address changes with their content."""
+    """Serves static files, whose address changes with their content."""
 
     def file_response(self, *args: object, **kwargs: object) -> Response:
-        """A file that browsers need not ask for again."""
+        """Return a file with a header that lets browsers cache it for good."""
         response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they come
         response.headers["cache-control"] = "public, max-age=31536000, immutable"
         return response
 
 
 class _Headers:
-    """Puts the security headers on every answer; pages are kept by nobody."""
+    """Adds the security headers to every answer; pages must not be cached."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -96,7 +96,7 @@ class _Headers:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    """A page for browsers that show one, the API's error object for scripts."""
+    """Return an error as a page for browsers, and as the API's error object for scripts."""
     found = _as_ours(error)
     if "text/html" not in request.headers.get("accept", ""):
         return errors.response_of(found)

@@ -1,4 +1,4 @@
-"""A directory as one tar archive, written while it is sent: nothing of it is held in memory or on disk."""
+"""Sends a directory as one tar archive, written while it is sent, so that it is never whole in memory or on disk."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _BLOCK_BYTES = 512
 
 
 def archive_of(directory: Path, name: str) -> StreamingResponse:
-    """The regular files below a directory, in an archive under a directory of that name, to download.
+    """Send the regular files below a directory as a download, in an archive under a directory of the given name.
 
     Args:
-        directory: What is sent; nothing in it may change meanwhile, as nothing that is published does.
-        name: Of the archive, safe as a part of a path.
+        directory: Directory to send; its files must not change meanwhile, and published files never do.
+        name: Name of the archive, safe as a part of a path.
     """
     headers = {"content-disposition": f'attachment; filename="{name}.tar"'}
     return StreamingResponse(_blocks(directory, name), media_type="application/x-tar", headers=headers)

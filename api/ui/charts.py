@@ -1,6 +1,7 @@
-"""Charts as values: where each line, box and label goes. `templates/_charts.html` draws them, with a table beside.
+"""Charts as values: the place of each line, box and label. `templates/_charts.html` draws them with a table beside.
 
-Coordinates are SVG units of a box WIDTH by HEIGHT, y downwards. No plotting library: pages are made per request.
+Coordinates are SVG units of a box WIDTH by HEIGHT, y downwards. No plotting library is used, because pages are made per
+request.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class Series:
     """One line of a chart, before it is drawn.
 
     Attributes:
-        label: In the legend and the table.
-        style: Name of its look in the style sheet, `s-...`.
+        label: Label in the legend and the table.
+        style: Name of its style in the style sheet, `s-...`.
     """
 
     label: str
@@ -67,10 +68,10 @@ class Chart:
     """A chart, ready to be drawn.
 
     Attributes:
-        summary: What it shows, in words.
+        summary: Content of the chart, in words.
         cut: A vertical line with its label, if any.
-        header: Of the table with the same numbers.
-        rows: Of that table.
+        header: Header of the table with the same numbers.
+        rows: Rows of that table.
     """
 
     title: str
@@ -103,17 +104,17 @@ def line_chart(
     whole_x: bool = True,
     x_name: Callable[[float], str] | None = None,
 ) -> Chart:
-    """Lines over one axis each way.
+    """Draw lines over one pair of axes.
 
     Args:
-        title: Heading.
-        summary: In words.
-        x_label: Of the horizontal axis, also the table's first column.
-        y_label: Of the vertical axis.
-        series: At least one, each with at least one point.
-        y_range: Of the vertical axis; None: what the points need.
-        whole_x: Ticks of the horizontal axis are whole numbers.
-        x_name: Says what stands at a place of the horizontal axis; None: its number.
+        title: Heading of the chart.
+        summary: Content of the chart, in words.
+        x_label: Label of the horizontal axis, and of the table's first column.
+        y_label: Label of the vertical axis.
+        series: Lines to draw, at least one, each with at least one point.
+        y_range: Range of the vertical axis; None: the range of the points.
+        whole_x: Whether the horizontal axis has ticks at whole numbers only.
+        x_name: Function that names a place of the horizontal axis; None: the number itself.
     """
     shown = [Series(each.label, each.style, thin(each.points, _MOST_POINTS)) for each in series]
     xs = [x for each in shown for x, _ in each.points]
@@ -148,17 +149,17 @@ def histogram(
     cut_label: str,
     num_bins: int = 30,
 ) -> Chart:
-    """How often values fall where; those from `cut` on look different.
+    """Draw how many values lie in each range; bars from `cut` on have another style.
 
     Args:
-        title: Heading.
-        summary: In words.
-        x_label: Of the values.
-        y_label: Of the counts.
-        values: At least one.
-        cut: Where the kept ones begin; None: no line.
-        cut_label: Said of it.
-        num_bins: Bars of equal width.
+        title: Heading of the chart.
+        summary: Content of the chart, in words.
+        x_label: Label of the values.
+        y_label: Label of the counts.
+        values: Values to count; at least one.
+        cut: Smallest value that was kept; None: no line is drawn.
+        cut_label: Label of the line at the cut.
+        num_bins: Number of bars, which have equal width.
     """
     low, high = widened(min(values), max(values))
     width = (high - low) / num_bins
@@ -198,7 +199,7 @@ def histogram(
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers that cover a range: steps of 1, 2 or 5 times a power of ten."""
+    """Choose round numbers that cover a range: steps of 1, 2 or 5 times a power of ten."""
     low, high = widened(low, high)
     rough = (high - low) / _NUM_TICKS
     unit = 10.0 ** math.floor(math.log10(rough))
@@ -208,20 +209,20 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def widened(low: float, high: float) -> tuple[float, float]:
-    """A range that is not empty, nor too narrow for labels to tell its ends apart."""
+    """Widen a range that is empty, or too narrow for labels that differ."""
     least = 1e-9 * max(1.0, abs(low), abs(high))
     return (low, high) if high - low > least else (low - 0.5, high + 0.5)
 
 
 def thin(points: Sequence[Point], most: int) -> list[Point]:
-    """At most so many points, evenly chosen, the first and last among them."""
+    """Choose at most `most` points evenly, with the first and last among them."""
     if len(points) <= most:
         return list(points)
     return [points[round(place * (len(points) - 1) / (most - 1))] for place in range(most)]
 
 
 def number(value: float) -> str:
-    """A number in few characters."""
+    """Write a number in few characters."""
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}"
     return f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Small forms of pages as the requests that the services take."""
+"""Converts the small forms of the pages to the requests that the services take."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from api.packs.schemas_exports import ExportRequest
 from eda_service.errors import InputError
 
 IMPORT_FIELDS = ("source", "source_revision", "model", "name", "overrides", "check", "use_gpu", "force")
-"""Of the page that imports a draft."""
+"""Fields of the form that imports a draft."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def change_of(priority: str) -> ChangeRequest:
-    """A queued job's new priority."""
+    """Read a queued job's new priority."""
     return made(ChangeRequest, {"priority": whole("priority", priority)})
 
 
 def rollback_of(revision: str) -> RollbackRequest:
-    """Which revision is served again; an empty text: the last one that served something else."""
+    """Read the revision to serve again; an empty text: the last one that served something else."""
     return made(RollbackRequest, {"revision": whole("revision", revision)} if revision else {})
 
 
 def swap_of(form: Mapping[str, str]) -> DeploymentChange:
-    """Another pack for a deployment; an empty text: the base draft alone."""
+    """Read the new pack of a deployment; an empty text: the base draft alone."""
     pack = form.get("pack", "").strip()
     return made(DeploymentChange, {"pack": pack or None, "force": bool(form.get("force"))})
 
 
 def import_of(form: Mapping[str, str]) -> ImportRequest:
-    """The draft that is to be imported."""
+    """Read the draft that is to be imported."""
     texts = {name: form.get(name, "").strip() for name in ("source", "source_revision", "model", "name")}
     lines = [line.strip() for line in form.get("overrides", "").splitlines() if line.strip()]
     given: dict[str, Any] = {name: value for name, value in texts.items() if value}
@@ -66,10 +66,10 @@ def _pair(line: str) -> tuple[str, str]:
 
 
 def made(kind: type[ModelT], fields: Mapping[str, Any]) -> ModelT:
-    """A request of fields.
+    """Build a request from fields.
 
     Raises:
-        InputError: One of them is missing or out of its bounds.
+        InputError: A field is missing or out of its bounds.
     """
     try:
         return kind.model_validate(dict(fields))
@@ -78,10 +78,10 @@ def made(kind: type[ModelT], fields: Mapping[str, Any]) -> ModelT:
 
 
 def whole(name: str, text: str) -> int:
-    """A whole number that somebody typed.
+    """Read a whole number that a user typed.
 
     Raises:
-        InputError: It is none.
+        InputError: The text is not a whole number.
     """
     text = text.strip()
     if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 16):

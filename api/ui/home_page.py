@@ -1,7 +1,7 @@
-"""What the first page shows: a card for each fine-tune, and the queue.
+"""Content of the first page: a card for each fine-tune, and the queue.
 
-A fine-tune is a name: of a deployment, of a pack, or under which a job is going to be served. Those that are served
-come first, then those that a job works on, then packs that nothing serves.
+A fine-tune is the name of a deployment, of a pack, or under which a job's result will be served. Fine-tunes that are
+served come first, then those of running jobs, then packs that no deployment serves.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Card:
     """One fine-tune.
 
     Attributes:
-        path: Of its page.
-        state: Of its deployment or of its job; `not served` for a pack alone.
-        pack: What answers, or the pack that there is.
-        base: Acceptance length of the base draft alone, where the pack says so.
-        adapted: Of the pack.
-        tokens_per_s: Between the last two looks.
-        job: That works on it.
+        path: Path of the fine-tune's page.
+        state: State of its deployment or of its job; `not served` for a pack alone.
+        pack: Reference of the pack that is served, or of the newest one.
+        base: Acceptance length of the base draft alone, where the pack reports it.
+        adapted: Acceptance length of the pack.
+        tokens_per_s: Tokens per second between the last two readings.
+        job: Job that works on the fine-tune.
     """
 
     name: str
@@ -50,17 +50,17 @@ class Card:
 
     @property
     def is_served(self) -> bool:
-        """Whether there is a deployment of it."""
+        """Whether the fine-tune has a deployment."""
         return self.path.startswith("/ui/deployments/")
 
 
 @dataclass(frozen=True)
 class Queue:
-    """The jobs that run and wait.
+    """The running and waiting jobs.
 
     Attributes:
-        counts: Of all jobs by status.
-        rows: Those that run, and the newest that wait; where there are none, the newest that are over.
+        counts: Numbers of all jobs by status.
+        rows: Running jobs and the newest waiting ones; if there are none, the newest jobs that have ended.
     """
 
     counts: dict[str, int]
@@ -70,7 +70,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Services:
-    """Where the first page takes what it shows from."""
+    """The services from which the first page reads."""
 
     adaptations: Adaptations
     deployments: DeploymentService
@@ -80,7 +80,7 @@ class Services:
 
 
 def queue_of(services: Services, caller: Caller) -> Queue:
-    """The queue in a few lines."""
+    """Return a short form of the queue."""
     live = [*_jobs(services, caller, Status.RUNNING), *_jobs(services, caller, Status.QUEUED)]
     shown = live or _jobs(services, caller, None)
     counts = services.adaptations.counts(caller)
@@ -92,11 +92,11 @@ def _jobs(services: Services, caller: Caller, status: Status | None) -> list[Job
 
 
 def cards_of(services: Services, caller: Caller, rows: Iterable[JobLine]) -> tuple[list[Card], bool]:
-    """At most `MOST_CARDS` cards, and whether there are more.
+    """Return at most `MOST_CARDS` cards, and whether there are more.
 
     Args:
-        services: Know everything.
-        caller: Who looks.
+        services: Services to read from.
+        caller: Caller whose page it is.
         rows: Jobs of the queue that the caller may see.
     """
     working = {row.name: row for row in reversed(tuple(rows)) if row.is_live}  # one that runs before one that waits
@@ -143,5 +143,5 @@ def _lengths(evaluation: EvaluationBody | None) -> tuple[float | None, float | N
 
 
 def longest(cards: Sequence[Card]) -> float:
-    """The end of the scale on which all bars are drawn."""
+    """Return the end of the scale on which all bars are drawn."""
     return max((each for card in cards for each in (card.base, card.adapted) if each is not None), default=1.0)

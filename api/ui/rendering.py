@@ -1,4 +1,4 @@
-"""How pages are made: Jinja2 with everything escaped, a few filters, and the session's cookie on the way out."""
+"""Rendering of pages: Jinja2 with everything escaped, a few filters, and the session's cookie in the answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STATIC = Path(__file__).parent / "static"
 
 @cache
 def environment() -> Environment:
-    """The templates, all of them compiled, with their filters."""
+    """Compile all templates, with their filters."""
     found = Environment(
         loader=PackageLoader("api.ui"),
         autoescape=True,
@@ -44,7 +44,7 @@ def environment() -> Environment:
 def render(
     request: Request, template: str, visitor: Visitor | None, *, status: int = 200, **values: Any
 ) -> HTMLResponse:
-    """A page; a browser without a session gets one."""
+    """Render a page; a browser without a session gets one."""
     text = environment().get_template(template).render(visitor=visitor, path=request.url.path, **values)
     response = HTMLResponse(text, status_code=status)
     if visitor is not None and request.cookies.get(COOKIE) != visitor.cookie:
@@ -53,17 +53,17 @@ def render(
 
 
 def part(template: str, macro: str, *values: Any) -> str:
-    """One macro of a template, for a live part of a page."""
+    """Render one macro of a template, for a live part of a page."""
     return str(getattr(environment().get_template(template).module, macro)(*values))
 
 
 def go(path: str) -> RedirectResponse:
-    """Send a browser on after a form."""
+    """Redirect a browser after a form."""
     return RedirectResponse(PREFIX + path, status_code=303)
 
 
 def set_cookie(request: Request, response: Response, value: str) -> None:
-    """Keep a session in the browser: out of reach of scripts and of other sites' requests."""
+    """Store a session's cookie in the browser, out of reach of scripts and of other sites' requests."""
     response.set_cookie(
         COOKIE,
         value,
@@ -76,19 +76,19 @@ def set_cookie(request: Request, response: Response, value: str) -> None:
 
 
 def service_url(request: Request) -> str:
-    """Address of the service as the browser has it, for commands to copy."""
+    """Return the address of the service as the browser sees it, for commands to copy."""
     return str(request.base_url).removesuffix("/").removesuffix(PREFIX)
 
 
 @cache
 def asset(name: str) -> str:
-    """Address of a static file, another one for another content, so that browsers may keep it for good."""
+    """Return the address of a static file, which changes with the content, so that browsers may cache it for good."""
     digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
     return f"{PREFIX}/static/{name}?v={digest}"
 
 
 def moment(seconds: int | None) -> str:
-    """A point in time, in UTC."""
+    """Write a point in time, in UTC."""
     if seconds is None:
         return "–"
     found = datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
@@ -98,7 +98,7 @@ def moment(seconds: int | None) -> str:
 
 
 def pack_path(reference: str) -> str:
-    """Where a version of a pack is told of."""
+    """Return the path of the page about a version of a pack."""
     return f"{PREFIX}/packs/{reference.partition('@')[0]}#{reference}"
 
 
@@ -109,5 +109,5 @@ def export_path(reference: str) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of a description."""
+    """Return the first sentence of a description."""
     return " ".join(text.split()).partition(". ")[0].rstrip(".")

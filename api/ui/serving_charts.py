@@ -1,4 +1,4 @@
-"""The charts of what is served: a deployment over the last hours, and a pack over its versions."""
+"""Charts about serving: a deployment over the last hours, and a pack over its versions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from api.ui.charts import Chart, Series, line_chart
 from eda_service.storage.published.packs import PackVersion
 
 DEPTH = 5
-"""Draft tokens of the chains for which acceptance is told where no evaluation names a number."""
+"""Number of drafted tokens for which acceptance is computed where no evaluation gives a number."""
 _HOURS = round(WINDOW_S / 3600)
 
 
 def lately(spans: Sequence[Span], evaluation: EvaluationBody | None) -> list[Chart]:
-    """Tokens per second, and acceptance beside what the served pack was published with, up to the newest look."""
+    """Draw tokens per second, and acceptance beside the served pack's published value, up to the newest reading."""
     if not spans:
         return []
     newest = spans[-1].ended_s
@@ -69,7 +69,7 @@ def _ago(minutes: float) -> str:
 
 
 def over_versions(versions: Sequence[PackVersion]) -> Chart | None:
-    """What each version measured before and after; None where fewer than two say so."""
+    """Draw each version's measurements before and after; None if fewer than two versions have them."""
     measured = sorted(
         ((each.version, each.evaluation) for each in versions if each.evaluation is not None),
         key=lambda each: each[0],

@@ -1,8 +1,9 @@
 """Sessions of the web pages: a signed cookie that names an API key and never holds one.
 
-The signature is made with a secret of this home, so several API processes over one home know each other's sessions. A
-revoked or expired key ends its sessions at once: the key is looked up for each request. Tokens of forms are made from
-the session's own nonce, so another site, which cannot read the cookie, cannot make one (signed double submit, OWASP).
+The signature is made with a secret of this home, so several API processes over one home accept each other's sessions. A
+revoked or expired key ends its sessions at once, because the key is looked up for each request. Tokens of forms are
+made from the session's own nonce, so another site, which cannot read the cookie, cannot make one (signed double submit,
+OWASP).
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ _SEALED = re.compile(r"([0-9a-f]{16}|-)\.([0-9a-f]{32})\.([0-9]{1,12})\.([0-9a-f
 
 
 class FormTokenError(InputError):
-    """A form came without the token of its session: sent by another site, or long after it was shown."""
+    """A form was sent without the token of its session: by another site, or long after it was shown."""
 
     code = "form_token_invalid"
 
 
 @dataclass(frozen=True)
 class Session:
-    """One browser.
+    """The session of one browser.
 
     Attributes:
-        key_id: Of the key that it logged in with; None: it has not.
-        nonce: Its own random number.
-        expires_at: Seconds since the epoch.
+        key_id: Id of the key that the browser logged in with; None: it has not logged in.
+        nonce: Random number of the session.
+        expires_at: End of the session, in seconds since the epoch.
     """
 
     key_id: str | None
@@ -51,23 +52,23 @@ class Sessions:
 
     Args:
         home: State root; the secret is in `<home>/ui/secret`, readable by the service's user only.
-        clock: Seconds since the epoch.
+        clock: Clock in seconds since the epoch.
     """
 
     def __init__(self, home: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._home, self._clock = home, clock
 
     def new(self, key_id: str | None) -> Session:
-        """A session that begins now."""
+        """Make a session that begins now."""
         return Session(key_id, secrets.token_hex(16), int(self._clock()) + LIFETIME_S)
 
     def seal(self, session: Session) -> str:
-        """The cookie of a session."""
+        """Return the cookie of a session."""
         content = f"{session.key_id or '-'}.{session.nonce}.{session.expires_at}"
         return f"{content}.{self._sign('session', content)}"
 
     def open(self, cookie: str | None) -> Session | None:
-        """The session of a cookie; None when it is not ours, or over."""
+        """Return the session of a cookie; None if the cookie is not signed by this service, or has expired."""
         found = _SEALED.fullmatch(cookie or "")
         if found is None:
             return None
@@ -79,14 +80,14 @@ class Sessions:
         return Session(None if key_id == "-" else key_id, nonce, int(expires_at))
 
     def form_token(self, session: Session) -> str:
-        """What every form of a session carries."""
+        """Return the token that every form of a session carries."""
         return self._sign("form", session.nonce)
 
     def require_form_token(self, session: Session | None, token: str) -> None:
-        """Check a form.
+        """Check the token of a form.
 
         Raises:
-            FormTokenError: The token is not the session's.
+            FormTokenError: The token does not belong to the session.
         """
         if session is None or not hmac.compare_digest(token.encode(), self.form_token(session).encode()):
             raise FormTokenError(

@@ -1,4 +1,4 @@
-"""Commands and code to copy, with the address under which the browser knows this service."""
+"""Commands and code to copy, with the service's address as the browser sees it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _QUESTION = "What is 48 and half of 48 together?"
 
 @dataclass(frozen=True)
 class Snippet:
-    """Something to copy.
+    """A command or code to copy.
 
     Attributes:
-        title: Above it.
-        label: What it is, for whoever does not see what it belongs to.
+        title: Heading above it.
+        label: Description for screen readers, which read it without the context.
     """
 
     title: str
@@ -28,12 +28,12 @@ class Snippet:
 
 
 def asking(url: str, name: str, *, needs_key: bool) -> tuple[Snippet, ...]:
-    """A question to a deployment, with curl and with OpenAI's client.
+    """Return a request to a deployment, with curl and with OpenAI's client.
 
     Args:
-        url: Of the service.
-        name: Of the deployment.
-        needs_key: Whether there are keys; the commands read theirs from `EDA_API_KEY`.
+        url: URL of the service.
+        name: Name of the deployment.
+        needs_key: Whether the service has keys; the commands then read one from `EDA_API_KEY`.
     """
     body = {"model": name, "messages": [{"role": "user", "content": _QUESTION}]}
     key = f'os.environ["{_KEY}"]' if needs_key else '"unused"'
@@ -55,7 +55,7 @@ def asking(url: str, name: str, *, needs_key: bool) -> tuple[Snippet, ...]:
 
 
 def serving(url: str, pack: PackVersionBody, *, needs_key: bool) -> tuple[Snippet, ...]:
-    """How a version of a pack is served where nothing serves it yet."""
+    """Return the commands that deploy a version of a pack that is not served yet."""
     name = pack.id.partition("@")[0]
     target = pack.target or {}
     named = {key: target[key] for key in ("model", "adapter", "revision") if target.get(key)}

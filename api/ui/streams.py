@@ -1,4 +1,4 @@
-"""Live parts of pages: server-sent events that carry rendered HTML, sent when it differs from what was sent before."""
+"""Live parts of pages: server-sent events with rendered HTML, sent when it differs from the last one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _LONGEST_S = 600.0  # then the browser comes again, with a key that is still val
 
 @dataclass(frozen=True)
 class Look:
-    """What a page should show now.
+    """The present content of a page's live parts.
 
     Attributes:
-        parts: By id of the element that each replaces.
+        parts: HTML of each part, by the id of the element that it replaces.
         added: HTML to put before the first child of an element, by its id.
-        is_over: Nothing will change any more: the browser loads the page once again.
+        is_over: Whether nothing will change any more; the browser then loads the page once again.
     """
 
     parts: dict[str, str] = field(default_factory=dict)
@@ -38,8 +38,8 @@ class Look:
 async def answer(
     feed: EventFeed, keys: KeyWatch, visitor: Visitor, look: Callable[[], Look], *, interval_s: float = 1.0
 ) -> KeyedStream:
-    """Stream looks until nothing will change any more, or the visitor's key is dead; the first one is taken before the
-    answer begins, so that what it raises is an answer of its own.
+    """Stream looks until nothing will change any more, or the visitor's key is no longer valid. The first look is taken
+    before the answer begins, so that its errors become answers of their own.
     """
     first = await run_in_threadpool(look)
     return KeyedStream(

@@ -1,4 +1,4 @@
-"""Forms of pages that hold a file: their token first, the file streamed to where uploads lie, the rest as text."""
+"""Forms of pages that hold a file: the token is read first, the file is streamed to the uploads."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _MAX_CHARACTERS = 1 << 20
 async def form_with_file(
     request: Request, visitor: Visitor, files: Files
 ) -> tuple[dict[str, str], StoredFile | None, InputError | None]:
-    """The fields of a form, the file that came with it, and why the file was not taken.
+    """Read the fields of a form, the file sent with it, and the error if the file was refused.
 
-    Nothing of the form is looked at before its token, which is its first field. A file that is refused does not lose
-    what was typed beside it.
+    No field is used before the token, which is the first one. If the file is refused, the other fields are still
+    returned.
 
     Raises:
         FormTokenError: The first field is not the token of the session.
-        InputError: No form, a field that is too long, or two files.
+        InputError: The body is not a form, a field is too long, or two files were sent.
     """
     sessions = services_of(request).sessions
     parts = read_parts(request.headers.get("content-type", ""), request.stream())
@@ -54,7 +54,7 @@ async def form_with_file(
 
 
 async def _to_the_file(parts: AsyncIterator[Part], fields: dict[str, str]) -> Part | None:
-    """Read fields up to a file that somebody has chosen; browsers send one without a name where nobody has."""
+    """Read fields up to a file that the user has chosen; browsers send a file without a name if none was chosen."""
     async for part in parts:
         if part.filename:
             return part

@@ -34,11 +34,11 @@ from eda_service.targets.loader import Target, load_target
 
 @dataclass(frozen=True)
 class Place:
-    """Where a target is served.
+    """The base model and adapter by which a target is served.
 
     Attributes:
-        base: What is loaded once.
-        adapter_dir: What is added to it for this target; None: nothing.
+        base: Base target, loaded once for all targets on it.
+        adapter_dir: Directory of the adapter added to the base for this target; None: no adapter.
     """
 
     base: TargetSpec
@@ -46,11 +46,11 @@ class Place:
 
 
 def place_of(spec: TargetSpec) -> Place:
-    """The base a target shares, or itself where it cannot share one.
+    """Return the base that a target shares, or the target itself where it cannot share one.
 
     Raises:
         TargetNotFoundError: No such target or adapter.
-        TargetIncompatibleError: Not a decoder-only model, or not a LoRA adapter.
+        TargetIncompatibleError: The target is not a decoder-only model, or the adapter is not a LoRA adapter.
     """
     resolved = resolve_target(spec)
     if resolved.adapter_dir is None:
@@ -66,11 +66,11 @@ def place_of(spec: TargetSpec) -> Place:
 
 
 def beside_base(spec: TargetSpec) -> Place:
-    """The base of a target, and its adapter if it has one, whatever our own engine makes of that.
+    """Return the base of a target, and its adapter if it has one, also where the project's own engine cannot stack it.
 
     Raises:
         TargetNotFoundError: No such target or adapter.
-        TargetIncompatibleError: Not a decoder-only model, or not a LoRA adapter.
+        TargetIncompatibleError: The target is not a decoder-only model, or the adapter is not a LoRA adapter.
     """
     return _beside_base(spec, resolve_target(spec))
 
@@ -84,9 +84,9 @@ class PreparedVariant:
     """A served model ready for an engine.
 
     Attributes:
-        base_decoding_draft: Its base draft alone.
-        pack_bytes: What its draft takes beside the shared base draft.
-        weights_sha256: Of base and adapter.
+        base_decoding_draft: Decoding draft of the base draft alone, without the pack.
+        pack_bytes: Memory in bytes of the draft beside the shared base draft.
+        weights_sha256: Hash of the weights of base and adapter.
     """
 
     model: ServedModel
@@ -101,13 +101,13 @@ class BaseGroup:
     """A base target with the base drafts its variants share.
 
     Args:
-        base: What to load.
-        device: Where.
+        base: Base target to load.
+        device: Device that the base is loaded on.
 
     Raises:
         InputError: `device` is cuda and this process sees no GPU.
         TargetNotFoundError: No such target.
-        TargetIncompatibleError: Not a decoder-only model this code can drive.
+        TargetIncompatibleError: The target is not a decoder-only model that this code can run.
     """
 
     def __init__(self, base: TargetSpec, device: DeviceName = "auto") -> None:
@@ -117,7 +117,7 @@ class BaseGroup:
 
     @property
     def size_bytes(self) -> int:
-        """What the target and the shared base drafts take."""
+        """Return the memory of the target and the shared base drafts."""
         return self.target.size_bytes + sum(decoding_draft.own_bytes(None) for decoding_draft in self._drafts.values())
 
     def load(self, model: ServedModel, adapter_dir: Path | None) -> PreparedVariant:
@@ -141,7 +141,7 @@ class BaseGroup:
         return PreparedVariant(model, adapter, decoding_draft, own_bytes, made.weights_sha256, base)
 
     def keep_drafts(self, base_drafts: Collection[str]) -> None:
-        """Hold no other base drafts than these. Requests hold theirs to their end, and an engine its very first."""
+        """Drop all base drafts but these. Running requests keep theirs until they end, an engine its first one."""
         self._drafts = {name: decoding_draft for name, decoding_draft in self._drafts.items() if name in base_drafts}
 
     def _base_draft(self, base_draft: str) -> DecodingDraft:
@@ -163,7 +163,7 @@ class BaseGroup:
         return DecodingDraft(parts, base.head if loaded.has_head_of_base else self._head(loaded))
 
     def _head(self, loaded: LoadedDraft) -> DraftHead:
-        """The head of a draft; those of equal draft vocabularies over the target's rows are held once."""
+        """Return the head of a draft; heads of equal draft vocabularies over the target's rows are held once."""
         draft, vocab_W = loaded.draft, loaded.vocab_W
         if draft.places.head:
             return draft.head(self.target.lm_head, vocab_W)
@@ -176,11 +176,11 @@ class BaseGroup:
 
 
 def serving_chain(model: ServedModel) -> int:
-    """The longest chain of a model: what its pack was timed with.
+    """Return the longest chain of a model: the length that its pack was timed with.
 
     Raises:
         NotFoundError: No such pack.
-        ArtifactCorruptError: Its manifest does not parse.
+        ArtifactCorruptError: The pack's manifest does not parse.
     """
     if model.pack is None:
         return DEFAULT_CHAIN

@@ -1,6 +1,6 @@
 """Everything a replica serves over one base target: one engine on one thread, and the variants loaded into it.
 
-Files are read beside the running engine; what changes the engine runs on its thread, between two rounds.
+Files are read while the engine runs; changes to the engine are made on its thread, between two rounds.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ class Served:
 
 
 class ServedGroup:
-    """Loads, swaps and removes variants of one base. Reads the base when it is made, which takes seconds.
+    """Loads, swaps and removes variants of one base. Making a group reads the base, which takes seconds.
 
     Args:
-        base: The target they share.
-        num_draft_tokens: Longest chain; of all variants and for good, because seeded answers depend on it.
-        limits: Of the engine.
+        base: Base target that the variants share.
+        num_draft_tokens: Length of the longest chain of any variant; it never changes, because seeded answers depend on
+            it.
+        limits: Limits of the engine.
 
     Raises:
         EdaError: The target cannot be loaded, or torch sees none of the GPUs that Ray reserved.
@@ -69,19 +70,19 @@ class ServedGroup:
 
     @property
     def size_bytes(self) -> int:
-        """What the base target and the shared base drafts take."""
+        """Return the memory of the base target and the shared base drafts."""
         return self.base.size_bytes
 
     @property
     def keys(self) -> list[str]:
-        """What is served, each by its model's key."""
+        """List the keys of the models that are served."""
         return sorted(self._served)
 
     async def put(self, model: ServedModel, adapter_dir: Path | None) -> ServedPair:
-        """Serve a variant, or a new version of one: requests from now on get it, those that run end on the old one.
+        """Serve a variant, or a new version of one: new requests get it, and running ones end on the old one.
 
         Raises:
-            EdaError: It cannot be loaded or does not fit; what was served under the name stays.
+            EdaError: The variant cannot be loaded or does not fit; the version served before stays.
         """
         try:
             served = Served(await self._add(model, adapter_dir), int(time.time()))
@@ -92,8 +93,8 @@ class ServedGroup:
         return self._pair_of(served)
 
     async def _add(self, model: ServedModel, adapter_dir: Path | None) -> PreparedVariant:
-        """Read a variant and give it to the engine, whose stacks hold the adapter from then on. It comes last: nothing
-        is left to fail when it takes the place of what was served.
+        """Read a variant and give it to the engine, whose stacks hold the adapter from then on. This is the last step
+        that can fail; after it the variant replaces the one served before.
         """
         variant = await asyncio.to_thread(self.base.load, model, adapter_dir)
         if model.base_draft is not None and model.base_draft not in self._base_drafts:
@@ -106,7 +107,7 @@ class ServedGroup:
         return replace(variant, adapter=None)
 
     async def _drop_base_drafts(self) -> None:
-        """Let go of base drafts that no variant has any more."""
+        """Drop base drafts that no variant uses any more."""
         unused = self._base_drafts - {model.base_draft for model in self._models.values()}
         self._base_drafts -= unused  # first: what is submitted until the engine is told comes before that
         for name in map(_variant_of, sorted(unused)):
@@ -114,7 +115,7 @@ class ServedGroup:
         self.base.keep_drafts(self._base_drafts)
 
     def _drafts_beside(self, model: ServedModel) -> dict[str, str]:
-        """What may draft for a model's requests in place of its own draft."""
+        """List the drafts that requests to a model may use in place of its own."""
         found = {each.pack: key for key, each in self._models.items() if each.pack is not None}
         if model.base_draft is None or model.base_draft not in self._base_drafts:
             return found
@@ -125,7 +126,7 @@ class ServedGroup:
         return {key: served.variant.model for key, served in self._served.items()}
 
     async def remove(self, key: str) -> None:
-        """Take no more requests for a variant; a group without variants ends with its last request.
+        """Accept no more requests for a variant; a group without variants ends with its last request.
 
         Raises:
             EdaError: The engine has failed.
@@ -137,7 +138,7 @@ class ServedGroup:
             self.runner.retire()
 
     async def memory(self) -> list[VariantMemory]:
-        """What each variant takes beside the base.
+        """Return the memory of each variant beside the base.
 
         Raises:
             EdaError: The engine has failed.
@@ -159,7 +160,7 @@ class ServedGroup:
         ]
 
     def _pair_of(self, served: Served) -> ServedPair:
-        """A variant as requests see it."""
+        """Return a variant in the form that requests use."""
         model, target = served.variant.model, self.base.target
         return ServedPair(
             name=model.name,
@@ -180,5 +181,5 @@ class ServedGroup:
 
 
 def _variant_of(base_draft: str) -> str:
-    """The engine's name for a base draft alone; a model's key has no colon."""
+    """Return the engine's name for a base draft alone; a model's key has no colon."""
     return f"base:{base_draft}"

@@ -1,7 +1,8 @@
-"""The seam between the ingress and whatever decodes: what an engine must offer to be served.
+"""The interface between the ingress and an engine: what an engine must offer to be served.
 
-`EngineRunner` and `ServedGroup` are the project's own engine; `VllmRunner` and `VllmGroup` are vLLM. Token ids go in
-and come out: text, stop strings, answers, keys, metrics and errors are the ingress's, once.
+`EngineRunner` and `ServedGroup` are the project's own engine; `VllmRunner` and `VllmGroup` are vLLM. Engines take and
+return token ids. Text, stop strings, answers, keys, metrics and errors are handled in the ingress, once for all
+engines.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class Runner(Queue, Protocol):
     """Decodes requests.
 
     Attributes:
-        max_open: Answers that run, wait or are booked, at most.
-        round_times: Of the newest rounds.
+        max_open: Largest number of answers that run, wait or are booked.
+        round_times: Times of the newest rounds.
     """
 
     max_open: int
@@ -35,37 +36,37 @@ class Runner(Queue, Protocol):
 
     @property
     def counts(self) -> Mapping[tuple[str, str | None], ModelCounts]:
-        """By uid of the deployment and pack."""
+        """Totals by deployment uid and pack."""
 
     @property
     def failure(self) -> str | None:
-        """Why it has failed for good, once it has."""
+        """The reason why the engine has failed for good; None while it works."""
 
     @property
     def num_open(self) -> int:
-        """Answers that run, wait, or are booked and not yet submitted."""
+        """Number of answers that run, wait, or are booked and not yet submitted."""
 
     @property
     def num_running(self) -> int:
-        """Answers in the batch."""
+        """Number of answers in the batch."""
 
     @property
     def is_alive(self) -> bool:
-        """Whether anything may still be counted."""
+        """Whether counts may still change."""
 
     def open_by_model(self) -> Counter[tuple[str, str | None, bool]]:
-        """Submitted answers by uid of the deployment, pack, and whether they have a slot."""
+        """Count submitted answers by deployment uid, pack, and whether they have a slot."""
 
     def book(self, count: int, *, timeout_s: float) -> PendingAnswers:
         """Take places for the answers of one call, all or none.
 
         Raises:
-            OverloadedError: Too many answers run and wait.
-            ResourceError: It has failed, or is being restarted.
+            OverloadedError: The queue has no free place for the call.
+            ResourceError: The engine has failed, or is being restarted.
         """
 
     def retire(self) -> None:
-        """Serve what is booked, then end."""
+        """Serve the booked answers, then end."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,16 @@ class ServedPair:
     """A target with its draft, ready to answer.
 
     Attributes:
-        uid: Of its deployment, for which its requests are counted; empty outside the service.
-        fingerprint: Of the target's weights; what a seeded answer depends on.
-        tokenizer: The target's.
-        token_text: Of the tokenizer.
-        num_spec_tokens: K, proposed per round.
-        max_model_len: Prompt plus answer of any request.
-        variant: The engine's name for it.
-        defaults: What its generation_config.json says, where a request does not.
-        drafts: The other drafts that its requests can have now, `base` and packs by reference, each with the engine's
-            name for the variant it belongs to; None: drafting is not a request's to choose.
+        uid: Uid of the deployment for which requests are counted; empty outside the service.
+        fingerprint: Hash of the target's weights; seeded answers depend on it.
+        tokenizer: Tokenizer of the target.
+        token_text: Text and bytes of the tokenizer's single tokens.
+        num_spec_tokens: K, the number of tokens proposed per round.
+        max_model_len: Largest number of tokens of prompt and answer together.
+        variant: The engine's name for the pair.
+        defaults: Sampling defaults of the target's generation_config.json, for fields that a request leaves out.
+        drafts: Names of the other drafts that requests can choose now, `base` and packs by reference, each with the
+            engine's name for the variant it belongs to; None: requests cannot choose a draft.
     """
 
     name: str
@@ -106,32 +107,32 @@ class ModelGroup(Protocol):
 
     @property
     def runner(self) -> Runner:
-        """What decodes for all of them."""
+        """The runner that decodes for all models of the group."""
 
     @property
     def keys(self) -> list[str]:
-        """What is served, each by its model's key."""
+        """List the keys of the models that are served."""
 
     @property
     def size_bytes(self) -> int:
-        """Weights of the base target and base drafts."""
+        """Return the memory of the base target's and the base drafts' weights."""
 
     async def put(self, model: ServedModel, adapter_dir: Path | None) -> ServedPair:
-        """Serve a model, or a new version of one: requests from now on get it, those that run end on the old one.
+        """Serve a model, or a new version of one: new requests get it, and running ones end on the old one.
 
         Raises:
-            EdaError: It cannot be loaded or does not fit; what was served under the name stays.
+            EdaError: The model cannot be loaded or does not fit; the version served before stays.
         """
 
     async def remove(self, key: str) -> None:
-        """Take no more requests for a model; without any the group ends with its last request.
+        """Accept no more requests for a model; a group without models ends with its last request.
 
         Raises:
             EdaError: The engine has failed.
         """
 
     async def memory(self) -> list[VariantMemory]:
-        """What each model takes beside the base.
+        """Return the memory of each model beside the base.
 
         Raises:
             EdaError: The engine has failed.

@@ -1,7 +1,7 @@
-"""Places in an engine's queue for the answers of one call, and the box its outputs arrive in.
+"""Places in an engine's queue for the answers of one call, and the buffer in which its outputs arrive.
 
-A reader that is slow finds everything since its last look in one piece, so it costs nobody else anything, and never
-more than its own answers' tokens.
+A slow reader gets all outputs since its last read in one piece. So it delays nobody else, and the buffer never holds
+more than the tokens of its own answers.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class DecodeRequest:
     """One answer to decode.
 
     Attributes:
-        uid: Of the deployment that it is counted for.
-        variant: The engine's name for it.
-        pack: What drafts for it; counted apart.
-        draft_of: The engine's name for the variant whose draft it gets; None: its own.
+        uid: Uid of the deployment for which the answer is counted.
+        variant: The engine's name for the variant.
+        pack: Reference of the pack that drafts; each pack is counted by itself.
+        draft_of: The engine's name for the variant whose draft is used; None: the request's own variant.
     """
 
     uid: str
@@ -37,7 +37,7 @@ class DecodeRequest:
 
 
 class Queue(Protocol):
-    """What pending answers need of the runner."""
+    """The methods of a runner that pending answers call."""
 
     def submit(self, decode_request: DecodeRequest, pending: PendingAnswers, index: int) -> str:
         """Queue one answer."""
@@ -50,12 +50,12 @@ class Queue(Protocol):
 
 
 class PendingAnswers:
-    """Made by a runner's `book`; used on one event loop.
+    """The answers of one call. A runner's `book` makes it; it is used on one event loop.
 
     Args:
         queue: The runner.
-        count: Places taken.
-        timeout_s: Time from now to a DeadlineExceededError.
+        count: Number of places taken.
+        timeout_s: Time in seconds from now until a DeadlineExceededError.
     """
 
     def __init__(self, queue: Queue, count: int, timeout_s: float) -> None:
@@ -78,7 +78,7 @@ class PendingAnswers:
 
     @property
     def num_open(self) -> int:
-        """Answers submitted and not ended."""
+        """Number of answers submitted and not ended."""
         return len(self._open)
 
     def start(self, decode_requests: Sequence[DecodeRequest]) -> None:
@@ -88,13 +88,13 @@ class PendingAnswers:
             self._open[index] = self._queue.submit(decode_request, self, index)
 
     async def take(self, after_s: float = 0.0) -> list[tuple[int, StepOutput]]:
-        """What came since the last call, in order, with each answer's index; waits where nothing came.
+        """Return the outputs since the last call, in order, with each answer's index; waits where there are none.
 
         Args:
-            after_s: Let this long pass first, unless an answer ends or fails before.
+            after_s: Seconds to wait before reading, unless an answer ends or fails earlier.
 
         Raises:
-            DeadlineExceededError: Time is up.
+            DeadlineExceededError: The time is up.
             EdaError: The engine refuses an answer or failed.
         """
         if after_s > 0.0:
@@ -124,7 +124,7 @@ class PendingAnswers:
             self._release(1)
 
     def close(self) -> None:
-        """End what still runs and give all places back. Closing twice is closing once."""
+        """Cancel the answers that still run and give all places back. Closing twice has no further effect."""
         self._closed = True
         self._timer.cancel()
         for index in list(self._open):
@@ -132,7 +132,7 @@ class PendingAnswers:
         self._release(self._num_places)
 
     def put(self, index: int, item: StepOutput | EdaError) -> None:
-        """Take an output; on the event loop."""
+        """Take an output; call it on the event loop."""
         ended = isinstance(item, EdaError) or item.finish_reason is not None
         if ended and self._open.pop(index, None) is not None:
             self._release(1)
@@ -143,7 +143,7 @@ class PendingAnswers:
                 self._ended.set()
 
     def put_soon(self, index: int, item: StepOutput | EdaError) -> None:
-        """`put` from another thread; a loop that is closed has nobody left to read."""
+        """`put` from another thread; does nothing when the event loop is closed."""
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.put, index, item)
 

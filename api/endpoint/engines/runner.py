@@ -1,7 +1,7 @@
 """One thread owns one engine; requests come from an event loop and their outputs go back to it.
 
-The thread blocks on its inbox while there is nothing to decode, and looks into it between two rounds otherwise, so that
-requests join and leave the batch at the next round. All outputs of a round cross over in one call.
+The thread blocks on its inbox while there is nothing to decode, and otherwise looks into it between two rounds, so that
+requests join and leave the batch at the next round. All outputs of a round are handed over in one call.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Call:
     done: Future[Any]
 
     def run(self, engine: Engine) -> None:
-        """Hand the result, or what was raised on purpose, to whoever waits; nobody may be there any more."""
+        """Hand the result, or an error raised on purpose, to the waiting caller, who may have gone."""
         if not self.done.set_running_or_notify_cancel():
             return
         try:
@@ -87,14 +87,14 @@ class EngineRunner:
     """Runs an engine.
 
     Args:
-        engine: Used by the runner's thread only, from now on.
-        num_threads: CPU threads of the engine.
-        max_waiting: Requests that may wait for a slot; more are refused.
+        engine: Engine to run; from now on only the runner's thread uses it.
+        num_threads: Number of CPU threads of the engine.
+        max_waiting: Largest number of requests that wait for a slot; more are refused.
 
     Attributes:
-        counts: By uid of the deployment and pack.
-        round_times: Of the newest rounds.
-        failure: Why the engine failed, once it has.
+        counts: Totals by deployment uid and pack.
+        round_times: Times of the newest rounds.
+        failure: Reason why the engine failed; None while it works.
     """
 
     def __init__(self, engine: Engine, *, num_threads: int, max_waiting: int) -> None:
@@ -113,38 +113,38 @@ class EngineRunner:
 
     @property
     def num_open(self) -> int:
-        """Answers that run, wait, or are booked and not yet submitted."""
+        """Number of answers that run, wait, or are booked and not yet submitted."""
         return self._num_open
 
     @property
     def num_running(self) -> int:
-        """Answers in the batch."""
+        """Number of answers in the batch."""
         return self._engine.num_running
 
     @property
     def num_waiting(self) -> int:
-        """Answers without a slot yet."""
+        """Number of answers without a slot yet."""
         return max(0, self._num_open - self._engine.num_running)
 
     @property
     def is_alive(self) -> bool:
-        """Whether anything may still be counted."""
+        """Whether counts may still change."""
         return self._thread.is_alive()
 
     def open_by_model(self) -> Counter[tuple[str, str | None, bool]]:
-        """Submitted answers by uid of the deployment, pack, and whether they have a slot."""
+        """Count submitted answers by deployment uid, pack, and whether they have a slot."""
         found = list(self._running.values())
         return Counter((each.decode_request.uid, each.decode_request.pack, each.trace.is_running) for each in found)
 
     def book(self, count: int, *, timeout_s: float) -> PendingAnswers:
-        """Take places for the answers of one call; all or none. Close what is returned, whatever happens.
+        """Take places for the answers of one call; all or none. Close the returned object in every case.
 
         Args:
-            count: Answers.
-            timeout_s: The answers end with a DeadlineExceededError after this long.
+            count: Number of answers.
+            timeout_s: Seconds after which the answers end with a DeadlineExceededError.
 
         Raises:
-            OverloadedError: Too many answers run and wait.
+            OverloadedError: The queue has no free place for the call.
             EngineFailedError: The engine has failed.
         """
         if self.failure is not None:
@@ -158,11 +158,11 @@ class EngineRunner:
         return PendingAnswers(self, count, timeout_s)
 
     async def call(self, function: Callable[[Engine], ResultT]) -> ResultT:
-        """Run something with the engine on its thread, between two rounds.
+        """Run a function with the engine on its thread, between two rounds.
 
         Raises:
             EngineFailedError: The engine has failed.
-            EdaError: Raised by the function.
+            EdaError: The function raised it.
         """
         if self.failure is not None:
             raise EngineFailedError(self.failure)
@@ -177,7 +177,7 @@ class EngineRunner:
         return request_id
 
     def cancel(self, request_id: str, reason: str) -> None:
-        """End an answer; its slot is free at the next round. It is counted under the reason."""
+        """End an answer; its slot is free at the next round. The answer is counted under the reason."""
         self._inbox.put(_Cancel(request_id, reason))
 
     def release(self, count: int) -> None:
@@ -187,12 +187,12 @@ class EngineRunner:
             self._inbox.put(_Wake())
 
     def retire(self) -> None:
-        """Serve what is booked, then end the thread and free the engine."""
+        """Serve the booked answers, then end the thread and free the engine."""
         self._retired = True
         self._inbox.put(_Stop())
 
     def join(self, timeout_s: float) -> None:
-        """Wait for a retired runner."""
+        """Wait until the thread of a retired runner has ended."""
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -217,7 +217,7 @@ class EngineRunner:
         self._deliver(outputs)
 
     def _refuse_for_good(self) -> None:
-        """Whoever booked before the failure may still submit."""
+        """Refuse answers that are submitted after the failure; they may have been booked before it."""
         while True:
             item = self._inbox.get()
             if isinstance(item, _Submit):
@@ -265,7 +265,7 @@ class EngineRunner:
             self._engine.cancel(item.request_id)
 
     def _deliver(self, outputs: Sequence[StepOutput]) -> None:
-        """Count and hand over what a round gave, in one call per event loop."""
+        """Count the outputs of a round and hand them over, in one call per event loop."""
         now_s = time.perf_counter()
         posts: defaultdict[asyncio.AbstractEventLoop, list[tuple[PendingAnswers, int, StepOutput | EdaError]]]
         posts = defaultdict(list)

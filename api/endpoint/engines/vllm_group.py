@@ -1,7 +1,7 @@
 """One deployment on vLLM: its target as a whole model, its draft as an export, and the vLLM that runs both.
 
-Here vLLM holds one target with one draft, so a group has one model; a new pack is a new vLLM. `vllm_shared_group` is
-the group of several.
+Here vLLM holds one target with one draft, so a group has one model, and a new pack needs a new vLLM.
+`vllm_shared_group` is the group of several models.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from eda_service.targets.files.generation_defaults import (
 
 @dataclass(frozen=True)
 class _Files:
-    """What a vLLM reads, and what requests to it must know of that."""
+    """The files that a vLLM reads, with the facts about them that requests need."""
 
     target: WholeTarget
     draft_dir: Path | None
@@ -45,11 +45,11 @@ class _Files:
 
 
 class VllmGroup:
-    """Made without a vLLM; `put` starts it.
+    """Serves one model on vLLM. A new group has no vLLM; `put` starts it.
 
     Args:
-        model: The first version of what is served.
-        max_waiting: Requests that wait for a place.
+        model: First version of the model.
+        max_waiting: Largest number of requests that wait for a place.
     """
 
     def __init__(self, model: ServedModel, max_waiting: int) -> None:
@@ -60,21 +60,21 @@ class VllmGroup:
 
     @property
     def keys(self) -> list[str]:
-        """What is served, by its model's key."""
+        """List the key of the served model."""
         return [] if self._pair is None or self._served is None else [self._served[0].key]
 
     @property
     def size_bytes(self) -> int:
-        """The target's weights, by their files."""
+        """Return the size of the target's weight files."""
         return 0 if self._served is None else size_of_weights(self._served[1].target.directory)
 
     async def put(self, model: ServedModel, adapter_dir: Path | None) -> ServedPair:
-        """Serve a version: the vLLM before it is drained and ended first, or runs on beside until its answers end.
+        """Serve a version: the earlier vLLM is drained and ended first, or runs on until its answers end.
 
         Raises:
             EngineMissingError: vLLM is not installed here.
-            EngineStartError: It did not start; what was served before is started again.
-            EdaError: Target or draft cannot be exported; what is served stays.
+            EngineStartError: The new vLLM did not start; the earlier version is started again.
+            EdaError: Target or draft cannot be exported; the served version stays.
         """
         assert adapter_dir is None, "a whole target has its adapter merged"
         require_vllm("where this replica runs", param="engine")
@@ -89,12 +89,12 @@ class VllmGroup:
         return self._pair
 
     async def remove(self, key: str) -> None:
-        """Take no more requests; vLLM ends with its last answer."""
+        """Accept no more requests; vLLM ends with its last answer."""
         self._pair = None
         self.runner.retire()
 
     async def memory(self) -> list[VariantMemory]:
-        """What the draft's files take; what vLLM makes of them it does not say."""
+        """Return the size of the draft's files; vLLM does not report the memory that it uses for them."""
         if self._pair is None or self._served is None:
             return []
         draft_dir = self._served[1].draft_dir
@@ -146,7 +146,7 @@ class VllmGroup:
 
 
 def _files(model: ServedModel) -> _Files:
-    """Target and draft on disk, exported where they are not there yet."""
+    """Return target and draft on disk; both are exported if they are not there yet."""
     spec, settings = TargetSpec.model_validate(model.target), model.engine.vllm
     target = whole_target(spec)
     defaults = read_generation_defaults(target.directory).within(target.fingerprint.vocab_size)

@@ -1,4 +1,4 @@
-"""Models that share a vLLM, as their files are, and whether there is room for them."""
+"""Models that share a vLLM, described by their files, and the check that there is room for them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from eda_service.targets.files.resolve import resolve_target
 
 @dataclass(frozen=True)
 class Member:
-    """One model of the group, as its files are.
+    """One model of the group, described by its files.
 
     Attributes:
-        adapter_dir: None: the base target as it is.
-        fingerprint: Of base and adapter.
+        adapter_dir: Directory of the adapter; None: the base target without one.
+        fingerprint: Hash of the weights of base and adapter.
     """
 
     model: ServedModel
@@ -43,17 +43,17 @@ class Member:
 
     @property
     def spec(self) -> TargetSpec:
-        """The target with its adapter."""
+        """Return the target with its adapter."""
         return TargetSpec.model_validate(self.model.target)
 
 
 @dataclass(frozen=True)
 class Base:
-    """The base target of all.
+    """The base target of all members.
 
     Attributes:
-        whole: Its directory and what identifies it.
-        config: Its own.
+        whole: Directory and hash of the base target.
+        config: Config of the base target.
     """
 
     spec: TargetSpec
@@ -63,16 +63,16 @@ class Base:
 
 
 def check_room(member: Member, members: Iterable[Member], settings: VllmConfig) -> None:
-    """Refuse a model for which a vLLM has no room, whatever else it serves.
+    """Refuse a model for which a vLLM has no room, whichever other models it serves.
 
     Args:
         member: The model.
-        members: Of the group, among them its version before, if any.
-        settings: Of the group.
+        members: Members of the group; an earlier version of the model may be among them.
+        settings: Settings of the group.
 
     Raises:
-        InputError: There is no room for another adapter, or for one of its rank.
-        TargetIncompatibleError: It has a pack and no adapter by which that could be chosen.
+        InputError: The adapter does not fit: too many adapters, or its rank is too large.
+        TargetIncompatibleError: The model has a pack and no adapter by which vLLM could choose the pack.
     """
     model = member.model
     if member.adapter_dir is None:
@@ -100,10 +100,10 @@ def check_room(member: Member, members: Iterable[Member], settings: VllmConfig) 
 
 
 def base_of(spec: TargetSpec) -> Base:
-    """The base target on disk.
+    """Return the base target on disk.
 
     Raises:
-        EdaError: It cannot be found or read.
+        EdaError: The base target cannot be found or read.
     """
     resolved = resolve_target(spec)
     config, tokenizer = load_config(resolved.model_dir), target_tokenizer(resolved)
@@ -112,11 +112,11 @@ def base_of(spec: TargetSpec) -> Base:
 
 
 def member_of(model: ServedModel, adapter_dir: Path | None, base: Base) -> Member:
-    """One model's files.
+    """Return one model described by its files.
 
     Raises:
-        TargetIncompatibleError: Its adapter brings words or conversations of its own.
-        EdaError: It cannot be found or read.
+        TargetIncompatibleError: The adapter adds tokens or a chat template of its own.
+        EdaError: The adapter cannot be found or read.
     """
     resolved = resolve_target(TargetSpec.model_validate(model.target))
     if not speaks_as_base(resolved):
@@ -133,7 +133,7 @@ def member_of(model: ServedModel, adapter_dir: Path | None, base: Base) -> Membe
 
 
 def export_of_pack(pack: str, member: Member) -> Path:
-    """A pack's own export, from which a running draft takes what it needs.
+    """Return the export of one pack, from which a running draft takes the pack's weights.
 
     Raises:
         EdaError: The pack is not there, or was made for another target.

@@ -1,8 +1,8 @@
-"""One request's decoding as vLLM takes it, and what vLLM cannot be trusted with.
+"""One request's decoding parameters in vLLM's form, and the parameters that vLLM answers wrongly.
 
-Two refusals are about its CPU build (0.32), docs/howto/export.md has the measurements: with a draft its sampling does
-not follow the target's law, and a seed can end its engine. Two are vLLM's own on any machine: with a draft it takes
-neither `min_p` nor `logit_bias`.
+Two refusals are about vLLM's CPU build (0.32), measured in docs/howto/export.md: with a draft its sampling does not
+follow the target's distribution, and a seed can end its engine. Two are vLLM's own on any machine: with a draft it
+takes neither `min_p` nor `logit_bias`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from eda_service.errors import UnsupportedParameterError
 
 
 def check_supported(params: SamplingParams, *, on_cpu: bool, drafts: bool) -> None:
-    """Refuse what would be answered wrongly.
+    """Refuse parameters that vLLM would answer wrongly.
 
     Raises:
         UnsupportedParameterError: Sampling with a draft or with a seed, on a CPU; `min_p` or `logit_bias` with a draft.
@@ -54,12 +54,12 @@ def _refuse_beside_a_draft(params: SamplingParams) -> None:
 
 
 def vllm_params(params: SamplingParams, stop_token_ids: Collection[int], vocab_size: int) -> Any:
-    """vLLM's `SamplingParams`: token ids as they come, no text.
+    """Return vLLM's `SamplingParams`, set to return new token ids as they come and no text.
 
     Args:
-        params: As asked.
-        stop_token_ids: The target's own.
-        vocab_size: The target's.
+        params: Parameters of the request.
+        stop_token_ids: Stop token ids of the target.
+        vocab_size: Vocabulary size of the target.
     """
     from vllm import SamplingParams as Made
     from vllm.sampling_params import RequestOutputKind
@@ -80,6 +80,6 @@ def vllm_params(params: SamplingParams, stop_token_ids: Collection[int], vocab_s
 
 
 def token_logprobs(token_id: int, found: dict[int, Any], num_top: int) -> TokenLogprobs:
-    """vLLM's scores at one place, `{id: Logprob}` with the token's own among them."""
+    """Convert vLLM's scores of one position, `{id: Logprob}`, which contain the token's own."""
     ranked = sorted(found.items(), key=lambda item: -item[1].logprob)[:num_top]
     return TokenLogprobs(found[token_id].logprob, [(each, score.logprob) for each, score in ranked])

@@ -1,7 +1,7 @@
-"""Requests into vLLM and its outputs back, on the replica's event loop; vLLM decodes in processes of its own.
+"""Sends requests to vLLM and its outputs back, on the replica's event loop; vLLM decodes in processes of its own.
 
-A pack is swapped by a new vLLM: `use` sends requests to it while the one before ends its own, or `restart` ends that
-one first.
+A pack is swapped by a new vLLM: `use` sends new requests to it while the earlier one ends its own, or `restart` ends
+the earlier one first.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class EngineRestartingError(ResourceError):
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """A LoRA adapter as a running vLLM knows it.
+    """A LoRA adapter under the name that a running vLLM gives it.
 
     Attributes:
-        name: By which a pack is chosen for its requests.
-        number: Of its own for each that this vLLM has got.
+        name: Name by which vLLM chooses the pack for the adapter's requests.
+        number: Number of the adapter, unique in this vLLM.
     """
 
     name: str
@@ -68,41 +68,41 @@ class TokenSource(Protocol):
         request_id: str,
         adapter: LoraAdapter | None = None,
     ) -> AsyncGenerator[Any, None]:
-        """vLLM's `RequestOutput`s of one request, each with what is new.
+        """Yield vLLM's `RequestOutput`s of one request, each with the new tokens alone.
 
         Args:
-            prompt_ids: The prompt.
-            params: Of the request.
-            stop_token_ids: The target's own.
-            vocab_size: The target's.
-            request_id: Never used before.
-            adapter: Added to the target for it; None: none.
+            prompt_ids: Token ids of the prompt.
+            params: Sampling parameters of the request.
+            stop_token_ids: Stop token ids of the target.
+            vocab_size: Vocabulary size of the target.
+            request_id: Id of the request, never used before.
+            adapter: Adapter added to the target for this request; None: no adapter.
 
         Raises:
-            RequestError: vLLM refuses it.
+            RequestError: vLLM refuses the request.
         """
 
     async def add_adapter(self, adapter: LoraAdapter) -> None:
         """Load an adapter before its first request."""
 
     async def call(self, method: str, *arguments: str) -> None:
-        """Have every worker call a method, between two steps."""
+        """Call a method of every worker, between two steps."""
 
     async def shutdown(self) -> None:
-        """End its processes."""
+        """End vLLM's processes."""
 
 
 @dataclass(eq=False)
 class Loaded:
-    """A vLLM with what requests to it must know.
+    """A running vLLM, with the facts that requests to it need.
 
     Attributes:
-        num_draft_tokens: K; 0: no draft.
-        stop_token_ids: The target's own.
-        on_cpu: It is the CPU build.
-        adapters: By the variant of the requests that they are for; without one: the target as it is.
-        takes_packs: Its draft has places for packs.
-        num_open: Answers that run on it.
+        num_draft_tokens: K, the number of drafted tokens per round; 0: no draft.
+        stop_token_ids: Stop token ids of the target.
+        on_cpu: Whether this vLLM is the CPU build.
+        adapters: Adapters by the variant whose requests use them; a variant without one uses the target as it is.
+        takes_packs: Whether its draft has places for packs.
+        num_open: Number of answers that run on this vLLM.
     """
 
     source: TokenSource
@@ -132,11 +132,11 @@ class _RunningOnVllm:
 
 
 class VllmRunner:
-    """Runs one vLLM, and while packs are swapped the one before it.
+    """Runs one vLLM, and, while packs are swapped, also the earlier one.
 
     Args:
-        max_running: Answers that vLLM decodes together.
-        max_waiting: Answers that may wait; more are refused.
+        max_running: Largest number of answers that vLLM decodes together.
+        max_waiting: Largest number of answers that wait; more are refused.
     """
 
     def __init__(self, *, max_running: int, max_waiting: int) -> None:
@@ -155,43 +155,43 @@ class VllmRunner:
 
     @property
     def failure(self) -> str | None:
-        """Why it has failed for good, once it has: its vLLM is gone, or was ended for one that did not start."""
+        """The reason why the runner has failed for good: vLLM died, or did not start again. None while it works."""
         if self._loaded is None:
             return None if self._paused or self._closed else _FAILED
         return _FAILED if self._loaded.source.is_dead else None
 
     @property
     def loaded(self) -> Loaded | None:
-        """The vLLM that requests go to from now on; None: there is none."""
+        """The vLLM that new requests go to; None: no vLLM runs."""
         return self._loaded
 
     @property
     def num_open(self) -> int:
-        """Answers that run, wait, or are booked and not yet submitted."""
+        """Number of answers that run, wait, or are booked and not yet submitted."""
         return self._num_open
 
     @property
     def num_running(self) -> int:
-        """Answers in the batch, at most."""
+        """Number of answers in the batch; an upper bound."""
         return min(len(self._running), self._max_running)
 
     @property
     def is_alive(self) -> bool:
-        """Whether anything may still be counted."""
+        """Whether counts may still change."""
         return not self._closed
 
     def open_by_model(self) -> Counter[tuple[str, str | None, bool]]:
-        """Submitted answers by uid of the deployment, pack, and whether they have their first token."""
+        """Count submitted answers by deployment uid, pack, and whether they have their first token."""
         found = list(self._running.values())
         return Counter((each.decode_request.uid, each.decode_request.pack, each.trace.is_running) for each in found)
 
     def book(self, count: int, *, timeout_s: float) -> PendingAnswers:
-        """Take places for the answers of one call; all or none. Close what is returned, whatever happens.
+        """Take places for the answers of one call; all or none. Close the returned object in every case.
 
         Raises:
-            OverloadedError: Too many answers run and wait.
+            OverloadedError: The queue has no free place for the call.
             EngineFailedError: vLLM has ended.
-            EngineRestartingError: It is being restarted.
+            EngineRestartingError: vLLM is being restarted.
         """
         if self.failure is not None:
             raise EngineFailedError(self.failure)
@@ -210,8 +210,8 @@ class VllmRunner:
         """Start one of the pending answers; returns the id to cancel it by.
 
         Raises:
-            RequestError: vLLM cannot take it, or would answer it wrongly.
-            EngineRestartingError: It is being restarted.
+            RequestError: vLLM cannot take the request, or would answer it wrongly.
+            EngineRestartingError: vLLM is being restarted.
         """
         loaded = self._loaded
         if loaded is None:
@@ -233,7 +233,7 @@ class VllmRunner:
         return request_id
 
     def cancel(self, request_id: str, reason: str) -> None:
-        """End an answer; vLLM frees its slot at its next step. It is counted under the reason."""
+        """End an answer; vLLM frees its slot at its next step. The answer is counted under the reason."""
         running = self._running.get(request_id)
         if running is not None and running.task is not None:
             running.trace.reason = reason
@@ -248,14 +248,14 @@ class VllmRunner:
                 self._close()
 
     async def restart(self, start: Start, before: Start | None) -> None:
-        """Take no more requests, end vLLM with its last answer, and use another one; without any, this has failed.
+        """Accept no more requests, end vLLM with its last answer, and use another one; if none starts, fail for good.
 
         Args:
-            start: Of what is wanted.
-            before: Starts what ran before, where the other does not start; None: nothing did.
+            start: Starts the wanted vLLM.
+            before: Starts the earlier vLLM again if the wanted one does not start; None: no vLLM ran before.
 
         Raises:
-            Exception: What kept the wanted one from starting.
+            Exception: The error that kept the wanted vLLM from starting.
         """
         self._paused = True
         try:
@@ -281,14 +281,14 @@ class VllmRunner:
             logger.exception("what vLLM served before does not start again either")
 
     def use(self, loaded: Loaded) -> None:
-        """Requests from now on go there; the vLLM before it ends with its last answer."""
+        """Send new requests to this vLLM; the earlier one ends with its last answer."""
         before, self._loaded = self._loaded, loaded
         if before is not None:
             self._old.add(before)
             self._end_if_unused(before)
 
     def retire(self) -> None:
-        """Serve what is booked, then end vLLM."""
+        """Serve the booked answers, then end vLLM."""
         self._retired = True
         if self._num_open == 0:
             self._close()
@@ -309,7 +309,7 @@ class VllmRunner:
         task.add_done_callback(self._closing.discard)
 
     async def _answer(self, request_id: str, running: _RunningOnVllm, loaded: Loaded) -> None:
-        """Decode one request and put what comes among its pending answers."""
+        """Decode one request and put its outputs into its pending answers."""
         decode_request, began_s = running.decode_request, time.perf_counter()
         try:
             outputs = loaded.source.generate(
@@ -334,7 +334,7 @@ class VllmRunner:
             running.pending.put(running.index, _error_of(error, loaded))
 
     def _left(self, request_id: str, loaded: Loaded) -> None:
-        """Its task has ended, or was cancelled before it began."""
+        """Release a request whose task has ended, or was cancelled before it began."""
         running = self._running.pop(request_id)
         if not running.has_ended:
             running.trace.add(StepOutput(request_id, [], "cancelled", running.stats), time.perf_counter())
@@ -347,7 +347,7 @@ def _restarting() -> EngineRestartingError:
 
 
 def _error_of(error: Exception, loaded: Loaded) -> EdaError:
-    """What the caller is told."""
+    """Return the error that the caller is told."""
     if isinstance(error, EdaError):
         return error
     logger.error("vLLM failed", exc_info=error)

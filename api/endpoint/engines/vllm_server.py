@@ -1,7 +1,7 @@
-"""`ray.serve.llm`'s LLMServer inside our replica, fed with token ids.
+"""`ray.serve.llm`'s LLMServer inside the service's replica, which passes token ids to it.
 
 LLMServer turns a config into a running vLLM: placement, accelerators, the engine's own processes. Its OpenAI handlers
-are not used: the ingress has them. This module imports vLLM; import it only where vLLM is installed.
+are not used, because the ingress has its own. This module imports vLLM; import it only where vLLM is installed.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from eda_service.export.vllm_plugin import PACK_WORKER
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """What one vLLM runs.
+    """The settings of one vLLM.
 
     Attributes:
-        name: Served name, in vLLM's own logs.
-        draft_dir: An export; None: no speculation.
-        dtype: float32 or bfloat16.
-        takes_adapters: LoRA adapters are added to the target, and each may have a pack.
+        name: Served name, for vLLM's own logs.
+        draft_dir: Directory of the exported draft; None: no speculation.
+        dtype: Either float32 or bfloat16.
+        takes_adapters: Whether LoRA adapters are added to the target, each of which may have a pack.
     """
 
     name: str
@@ -50,15 +50,15 @@ class ServerPlan:
 
 
 class FilesAreHere(CallbackBase):
-    """Starts no task per node to download what lies on storage already."""
+    """Skips the task per node that downloads the model's files, because they lie on storage already."""
 
     async def on_before_node_init(self) -> None:
-        """Say so."""
+        """Tell Ray to skip the download."""
         self.ctx.run_init_node = False
 
 
 def llm_config(plan: ServerPlan) -> LLMConfig:
-    """The plan in ray.serve.llm's words; the only place where vLLM's engine arguments are written."""
+    """Return the plan as ray.serve.llm's config; vLLM's engine arguments are written nowhere else."""
     engine, settings = plan.engine, plan.engine.vllm
     arguments: dict[str, Any] = {
         "dtype": plan.dtype,
@@ -95,10 +95,10 @@ def llm_config(plan: ServerPlan) -> LLMConfig:
 
 
 class TokenEngine(VLLMEngine):
-    """Ray's vLLM engine with its token interface let out, and an end.
+    """Ray's vLLM engine with a token interface and a shutdown.
 
-    Ray's builds vLLM on the event loop, which then stands still for the minute that its processes take to load; here
-    that happens in a thread, so that health checks and what runs on another engine go on.
+    Ray builds vLLM on the event loop, which then stands still for the minute in which vLLM's processes load. Here a
+    thread builds it, so that health checks and requests to another engine go on.
     """
 
     _prepared: Any = None
@@ -129,10 +129,10 @@ class TokenEngine(VLLMEngine):
         request_id: str,
         adapter: LoraAdapter | None = None,
     ) -> AsyncGenerator[Any, None]:
-        """vLLM's outputs of one request, as they come; closing it, or cancelling its reader, aborts the request.
+        """Yield vLLM's outputs of one request as they come; closing it, or cancelling its reader, aborts the request.
 
         Raises:
-            RequestError: vLLM refuses it.
+            RequestError: vLLM refuses the request.
         """
         asked = vllm_params(params, stop_token_ids, vocab_size)
         lora = None if adapter is None else _lora(adapter)
@@ -148,7 +148,7 @@ class TokenEngine(VLLMEngine):
         await self._client.add_lora(_lora(adapter))
 
     async def call(self, method: str, *arguments: str) -> None:
-        """Have every worker call a method of `PackWorker`, between two steps."""
+        """Call a method of `PackWorker` in every worker, between two steps."""
         await self._client.collective_rpc(method, args=arguments)
 
     @property
@@ -157,7 +157,7 @@ class TokenEngine(VLLMEngine):
         return bool(self._client.errored)
 
     async def shutdown(self) -> None:
-        """End its processes; Ray's own leaves that to the replica's end."""
+        """End vLLM's processes; Ray would do so only at the replica's end."""
         await super().shutdown()
         self._client.shutdown()
 
@@ -167,14 +167,14 @@ def _lora(adapter: LoraAdapter) -> LoRARequest:
 
 
 class TokenServer(LLMServer):
-    """LLMServer that starts our engine and tells nobody: Ray's telemetry actor would stay for good."""
+    """LLMServer that starts `TokenEngine` and sends no telemetry: Ray's telemetry actor would never end."""
 
     async def _start_engine(self) -> None:
         await self.engine.start()
 
 
 async def start_server(plan: ServerPlan) -> TokenEngine:
-    """A running engine, on this event loop."""
+    """Start an engine on this event loop."""
     settings = plan.engine.vllm
     tie_children()
     if plan.engine.accelerator is Accelerator.CPU:

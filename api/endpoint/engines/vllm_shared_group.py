@@ -1,9 +1,9 @@
 """Deployments that share one vLLM: their base target once, a LoRA adapter and a pack for each (ADR 0041).
 
-The draft is an export of the base draft with packs, which vLLM's worker chooses by a request's adapter. A model that
-comes later, and a new pack, are put into the vLLM that runs, between two of its steps; answers that run then go on with
-the new pack, by which their text does not change. Where the draft that runs has no room of the kind that a pack needs,
-vLLM is drained and starts again with an export of all packs together.
+The draft is an export of the base draft with packs, of which vLLM's worker chooses one by a request's adapter. A later
+model, and a new pack, are put into the running vLLM between two of its steps; running answers then go on with the new
+pack, which does not change their text. Where the running draft has no room for a pack of that kind, vLLM is drained and
+starts again with an export of all packs together.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ logger = logging.getLogger(__name__)
 
 
 class SharedVllmGroup:
-    """Made without a vLLM; the first `put` starts it.
+    """Serves several models on one vLLM. A new group has no vLLM; the first `put` starts it.
 
     Args:
-        model: The first model.
-        base: The target that all share, without an adapter.
-        max_waiting: Requests that wait for a place.
+        model: First model of the group.
+        base: Base target that all models share, without an adapter.
+        max_waiting: Largest number of requests that wait for a place.
     """
 
     def __init__(self, model: ServedModel, base: TargetSpec, max_waiting: int) -> None:
@@ -52,22 +52,22 @@ class SharedVllmGroup:
 
     @property
     def keys(self) -> list[str]:
-        """What is served, each by its model's key."""
+        """List the keys of the models that are served."""
         return sorted(self._members)
 
     @property
     def size_bytes(self) -> int:
-        """The base target's weights, by their files."""
+        """Return the size of the base target's weight files."""
         return 0 if self._base is None else size_of_weights(self._base.whole.directory)
 
     async def put(self, model: ServedModel, adapter_dir: Path | None) -> ServedPair:
-        """Serve a model, or a new pack of one, in the vLLM that runs; where that has no room for it, in a new one.
+        """Serve a model, or a new pack of one, in the running vLLM, or in a new one where that has no room for it.
 
         Raises:
             EngineMissingError: vLLM is not installed here.
-            EngineStartError: It did not start; what was served before is started again.
-            InputError: There is no room for another adapter, or for one of its rank.
-            EdaError: Adapter, draft or pack do not fit; what is served stays.
+            EngineStartError: The new vLLM did not start; the earlier one is started again.
+            InputError: The adapter does not fit: too many adapters, or its rank is too large.
+            EdaError: Adapter, draft or pack do not fit; the served models stay.
         """
         require_vllm("where this replica runs", param="engine")
         if self._base is None:
@@ -82,7 +82,7 @@ class SharedVllmGroup:
         return self._pairs[model.key]
 
     async def remove(self, key: str) -> None:
-        """Take no more requests for a model; vLLM ends with the last answer of the last one."""
+        """Accept no more requests for a model; vLLM ends with the last answer of the last model."""
         member, loaded = self._members.pop(key), self.runner.loaded
         self._pairs.pop(key, None)
         if not self._members:
@@ -93,7 +93,7 @@ class SharedVllmGroup:
             await self._called(loaded, "remove_pack", key)
 
     async def memory(self) -> list[VariantMemory]:
-        """What adapters and packs take, by their files; what vLLM makes of them it does not say."""
+        """Return the size of the adapters' and packs' files; vLLM does not report the memory that it uses for them."""
         running = self.runner.open_by_model()
         return [
             VariantMemory(
@@ -110,7 +110,7 @@ class SharedVllmGroup:
         ]
 
     async def _took(self, loaded: Loaded, member: Member) -> bool:
-        """Put a model into the vLLM that runs; whether that did as it was told, which needs room for the pack."""
+        """Put a model into the running vLLM; returns whether that worked, which needs room for the pack."""
         key, pack = member.model.key, member.model.pack
         if pack is not None and not loaded.takes_packs:
             return False
@@ -132,7 +132,7 @@ class SharedVllmGroup:
 
     @staticmethod
     async def _called(loaded: Loaded, method: str, *arguments: str) -> bool:
-        """Have vLLM's workers do something about a pack; whether they did."""
+        """Call a method about a pack in vLLM's workers; returns whether they did it."""
         try:
             await loaded.source.call(method, *arguments)
         except Exception as error:  # of another process, whose error has no class here
@@ -141,7 +141,7 @@ class SharedVllmGroup:
         return True
 
     async def _start(self, members: Mapping[str, Member]) -> Loaded:
-        """A vLLM for these, with their adapters and packs."""
+        """Start a vLLM for these members, with their adapters and packs."""
         assert self._base is not None
         base, packs = self._base, [each for each in members.values() if each.model.pack is not None]
         draft_dir = await asyncio.to_thread(self._draft_of, packs)
@@ -170,7 +170,7 @@ class SharedVllmGroup:
         return loaded
 
     async def _add(self, loaded: Loaded, member: Member) -> LoraAdapter:
-        """Load an adapter into a vLLM, before anybody asks for it."""
+        """Load an adapter into a vLLM before the first request for it."""
         assert member.adapter_dir is not None
         adapter = LoraAdapter(member.model.key, next(self._numbers), member.adapter_dir)
         try:
@@ -183,11 +183,11 @@ class SharedVllmGroup:
         return adapter
 
     def _what(self, num_packs: int) -> str:
-        """What it starts with, for an error that one owner reads: packs may be of others."""
+        """Describe the draft that vLLM starts with, for an error shown to one owner: packs may belong to others."""
         return f"{self._base_draft or 'no draft'} and {num_packs} pack{'s' * (num_packs != 1)} over it"
 
     def _draft_of(self, packs: list[Member]) -> Path | None:
-        """The export that vLLM starts with."""
+        """Return the export of the draft that vLLM starts with."""
         assert self._base is not None
         if self._base_draft is None:
             return None

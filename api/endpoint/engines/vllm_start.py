@@ -1,4 +1,4 @@
-"""Starts a vLLM for a group of models, and says what requests to it must know."""
+"""Starts a vLLM for a group of models, and returns the facts about it that requests need."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _SERVER = "api.endpoint.engines.vllm_server"
 
 
 class EngineStartError(RunError):
-    """vLLM did not start: it refuses the model, or the machine lacks something, which its own error says."""
+    """vLLM did not start: it refuses the model, or the machine lacks a requirement, which vLLM's own error names."""
 
     code = "engine_failed"
 
 
 @dataclass(frozen=True)
 class StartPlan:
-    """What one vLLM is to run.
+    """The settings of one vLLM that is to be started.
 
     Attributes:
-        name: In vLLM's own logs.
-        what: Its draft, in words, for the error of one that does not start.
-        target: For its dtype.
-        target_dir: With the target's weights.
-        draft_dir: An export; None: no speculation.
-        config: The target's.
-        stop_token_ids: The target's own.
-        vocab_size: The target's.
-        engine: Settings.
-        takes_adapters: LoRA adapters are added to the target, and each may have a pack.
+        name: Name in vLLM's own logs.
+        what: The draft in words, for the error when vLLM does not start.
+        target: Target, read for its dtype.
+        target_dir: Directory with the target's weights.
+        draft_dir: Directory of the exported draft; None: no speculation.
+        config: Config of the target.
+        stop_token_ids: Stop token ids of the target.
+        vocab_size: Vocabulary size of the target.
+        engine: Settings of the engine.
+        takes_adapters: Whether LoRA adapters are added to the target, each of which may have a pack.
     """
 
     name: str
@@ -55,10 +55,10 @@ class StartPlan:
 
 
 async def start_vllm(plan: StartPlan) -> Loaded:
-    """A running vLLM, on this event loop.
+    """Start a vLLM on this event loop.
 
     Raises:
-        EngineStartError: It does not start.
+        EngineStartError: vLLM does not start.
     """
     await asyncio.to_thread(importlib.import_module, _SERVER)  # seconds, which the event loop must not wait for
     from api.endpoint.engines.vllm_server import ServerPlan, start_server
@@ -91,5 +91,5 @@ async def start_vllm(plan: StartPlan) -> Loaded:
 
 
 def size_of_weights(directory: Path) -> int:
-    """Bytes of a directory's weights."""
+    """Return the size in bytes of a directory's weight files."""
     return sum(path.stat().st_size for path in directory.glob("*.safetensors"))

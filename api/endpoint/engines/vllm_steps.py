@@ -1,8 +1,9 @@
-"""vLLM's outputs as the engine steps behind them.
+"""vLLM's outputs split into the engine steps that made them.
 
 Each output is one step: the first is the prefill's, and all tokens but one of a later step are accepted drafts. Tokens
-that vLLM cut after a stop token or at the cap are not counted, as everywhere in this project; its own counters have
-them. Two steps that reach a busy event loop as one are told apart only where they are longer than one round can be.
+that vLLM cut after a stop token or at the answer cap are not counted, as everywhere in this project; vLLM's own
+counters include them. Two steps that reach a busy event loop as one output are told apart only where they are longer
+than one round can be.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ _LEAST_S = 1e-9  # a prefill that took no time would look like none
 
 
 def steps_of(output: Any, stats: RequestStats, params: SamplingParams, num_draft_tokens: int) -> Iterator[StepOutput]:
-    """One output of vLLM's as the engine steps that it is made of; `stats` grows with each.
+    """Split one output of vLLM into engine steps; `stats` grows with each.
 
     Args:
-        output: vLLM's `RequestOutput` with what is new.
-        stats: Of the request so far.
-        params: Of the request.
-        num_draft_tokens: K.
+        output: vLLM's `RequestOutput` with the new tokens.
+        stats: Statistics of the request so far.
+        params: Sampling parameters of the request.
+        num_draft_tokens: K, the number of drafted tokens per round.
     """
     answer = output.outputs[0]
     token_ids = [] if params.max_new_tokens == 0 else list(answer.token_ids)
@@ -57,7 +58,7 @@ def steps_of(output: Any, stats: RequestStats, params: SamplingParams, num_draft
 
 
 def _sizes(num_tokens: int, num_draft_tokens: int, *, is_first: bool) -> list[int]:
-    """Lengths of the steps behind so many tokens: the prefill's one, then whole rounds while there are more."""
+    """Return the lengths of the steps behind this many tokens: the prefill's one, then whole rounds."""
     if is_first:
         rest = max(0, num_tokens - 1)
         return [min(1, num_tokens), *(_sizes(rest, num_draft_tokens, is_first=False) if rest else ())]
@@ -67,13 +68,13 @@ def _sizes(num_tokens: int, num_draft_tokens: int, *, is_first: bool) -> list[in
 
 
 def _time(stats: RequestStats, metrics: Any) -> None:
-    """Queue and prefill times by vLLM's own clock."""
+    """Set queue and prefill times by vLLM's own clock."""
     stats.queue_s = max(0.0, metrics.scheduled_ts - metrics.queued_ts)
     stats.prefill_s = max(_LEAST_S, metrics.first_token_ts - metrics.scheduled_ts)
 
 
 def _prompt_logprobs(output: Any, params: SamplingParams) -> list[TokenLogprobs] | None:
-    """Of every prompt token but the first, for requests that ask."""
+    """Return the scores of every prompt token but the first, for requests that ask for them."""
     if not params.score_prompt or output.prompt_logprobs is None:
         return None
     places: Sequence[Any] = list(output.prompt_logprobs)[1:]

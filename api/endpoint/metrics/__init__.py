@@ -1,1 +1,1 @@
-"""What replicas count, what they report, and its sum over a group."""
+"""Counts and reports of replicas, and their sum over a group."""

@@ -1,8 +1,8 @@
-"""The sum over a group's replicas: one actor per group, which every replica tells what it has done so far.
+"""The sum over a group's replicas: one actor per group, to which every replica sends its totals.
 
 Replicas send totals, not differences, so a report that arrives twice, late or never is no error. The last totals of an
-engine that is gone stay in the sum. `MetricsAggregator` is the arithmetic; `RemoteAggregator` is its actor as a replica
-sees it.
+engine that has ended stay in the sum. `MetricsAggregator` holds the arithmetic; `RemoteAggregator` is its actor as a
+replica sees it.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class MetricsAggregatorAwayError(ResourceError):
 
 
 class MetricsAggregator:
-    """Adds up reports.
+    """Adds up the reports of replicas.
 
     Args:
-        clock: Seconds that only grow.
+        clock: Clock in seconds that never goes back.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,11 +56,11 @@ class MetricsAggregator:
 
     @property
     def silent_s(self) -> float:
-        """Time since the last report."""
+        """Seconds since the last report."""
         return self._clock() - self._heard_at
 
     def put(self, report: Report) -> None:
-        """Take a replica's totals, in place of those it sent before."""
+        """Take a replica's totals in place of those that it sent before."""
         now = self._heard_at = self._clock()
         self._replicas[report.replica] = now, report
         for engine, variants in report.engines.items():
@@ -68,7 +68,7 @@ class MetricsAggregator:
         self._fold(now)
 
     def read(self) -> GroupMetrics:
-        """The group's sum."""
+        """Return the group's sum."""
         now = self._clock()
         totals = dict(self._past)
         running: Counter[tuple[str, str | None]] = Counter()
@@ -94,7 +94,7 @@ class MetricsAggregator:
         )
 
     def _fold(self, now: float) -> None:
-        """Keep no more of what is long gone than its sum."""
+        """Replace the totals of engines that ended long ago by their sum."""
         for engine, (heard_at, variants) in list(self._engines.items()):
             if now - heard_at > _FOLD_AFTER_S:
                 self._past = add_counts(self._past, variants)
@@ -106,17 +106,17 @@ class MetricsAggregator:
 
 
 class GroupAggregator(Protocol):
-    """An aggregator, wherever it is."""
+    """An aggregator in this or another process."""
 
     async def put(self, report: Report) -> None:
         """Send a replica's totals."""
 
     async def read(self) -> GroupMetrics:
-        """The group's sum."""
+        """Return the group's sum."""
 
 
 class AggregatorActor:
-    """An aggregator in a process of its own, which ends when no replica has spoken for a quarter of an hour."""
+    """An aggregator in a process of its own, which ends when no replica has reported for a quarter of an hour."""
 
     def __init__(self) -> None:
         self._aggregator = MetricsAggregator()
@@ -129,7 +129,7 @@ class AggregatorActor:
             self._watch = asyncio.create_task(self._end_when_alone())
 
     async def read(self) -> GroupMetrics:
-        """The group's sum."""
+        """Return the group's sum."""
         return self._aggregator.read()
 
     async def _end_when_alone(self) -> None:
@@ -141,7 +141,7 @@ class AggregatorActor:
 
 
 class RemoteAggregator:
-    """The named actor of a group, made by whichever replica needs it first.
+    """The named actor of a group; the first replica that needs it makes it.
 
     Args:
         application: Serve's name of the group.
@@ -156,12 +156,12 @@ class RemoteAggregator:
         """Send a replica's totals.
 
         Raises:
-            MetricsAggregatorAwayError: The actor does not take them; the next report has it all.
+            MetricsAggregatorAwayError: The actor does not take the totals; the next report contains them.
         """
         await self._call("put", report)
 
     async def read(self) -> GroupMetrics:
-        """The group's sum.
+        """Return the group's sum.
 
         Raises:
             MetricsAggregatorAwayError: The actor does not answer.

@@ -1,7 +1,7 @@
-"""What a served model's requests did, as plain counters and histograms that only ever grow.
+"""Counters and histograms of a served model's requests; they only grow.
 
-One engine thread writes, anybody reads: a reader may see a request half counted, never a torn number. Names and buckets
-follow vLLM's metrics, so that its dashboards fit what is made of these.
+One engine thread writes and any thread reads: a reader may see a request half counted, never a torn number. Names and
+buckets follow vLLM's metrics, so that dashboards made for vLLM fit.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Histogram:
     """Observations by bucket.
 
     Attributes:
-        bounds: Upper bounds, inclusive; one more bucket takes what is above.
+        bounds: Inclusive upper bounds; one more bucket counts larger values.
         counts: Observations per bucket, not cumulative.
         total: Sum of all observations.
     """
@@ -61,7 +61,7 @@ class Histogram:
 
     @property
     def num(self) -> int:
-        """Observations so far."""
+        """Number of observations so far."""
         return sum(self.counts)
 
     def observe(self, value: float, times: int = 1) -> None:
@@ -78,13 +78,14 @@ class ModelCounts:
     """Totals of one served model under one pack.
 
     Attributes:
-        num_drafts: Rounds that proposed something.
-        accepted_at: Accepted draft tokens by their place in the draft.
-        tried_at: Draft tokens by their place, of which every one before was accepted.
-        finished: Requests by the reason they ended.
-        inter_token_s: Per token: a round that gave three counts three times a third of the time since the last one.
-        decode_s: From a request's first token to its end.
-        request_s: From submission to the end.
+        num_drafts: Number of rounds that proposed tokens.
+        accepted_at: Accepted draft tokens by their position in the draft.
+        tried_at: Draft tokens by their position, counted only where all earlier ones were accepted.
+        finished: Ended requests by the reason of the end.
+        inter_token_s: Seconds per token: a round that gave three tokens counts three times a third of the time since
+            the last one.
+        decode_s: Seconds from a request's first token to its end.
+        request_s: Seconds from submission to the end.
     """
 
     num_prompt_tokens: int = 0
@@ -129,16 +130,16 @@ def _added(one: list[int], other: list[int]) -> list[int]:
 
 
 class RequestTrace:
-    """Follows one request and adds what it does to its model's totals.
+    """Follows one request and adds its numbers to its model's totals.
 
     Args:
-        counts: Of its model.
-        begun_s: When it was submitted to the runner, by `time.perf_counter`.
-        queued_s: When it reached the engine.
+        counts: Totals of the request's model.
+        begun_s: Time of submission to the runner, by `time.perf_counter`.
+        queued_s: Time at which the request reached the engine.
 
     Attributes:
-        is_running: It has its first token, and so a slot.
-        reason: Why it was cancelled, where its own stream ended it.
+        is_running: Whether the request has its first token, and so a slot.
+        reason: Reason why the request was cancelled, if its own stream ended it.
     """
 
     def __init__(self, counts: ModelCounts, begun_s: float, queued_s: float) -> None:
@@ -149,7 +150,7 @@ class RequestTrace:
         self._num_rounds = self._num_draft_tokens = self._num_accepted_tokens = 0
 
     def add(self, output: StepOutput, now_s: float) -> None:
-        """Count what one step gave."""
+        """Count the result of one step."""
         self._count_round(output)
         num_new = len(output.new_token_ids)
         if not self.is_running and output.stats.prefill_s:
@@ -176,7 +177,7 @@ class RequestTrace:
             self._counts.first_token_s.observe(now_s - self._begun_s)
 
     def _count_round(self, output: StepOutput) -> None:
-        """The engine keeps one `stats` object per request, and its totals may already hold the step's later output."""
+        """Count one round from its own output: a request's `stats` object may already hold a later step's totals."""
         stats, counts = output.stats, self._counts
         drafted = stats.num_draft_tokens - self._num_draft_tokens
         accepted = stats.num_accepted_tokens - self._num_accepted_tokens

@@ -1,8 +1,9 @@
-"""What the replicas of a group tell about themselves, and its sum: plain values that travel as JSON.
+"""Reports of a group's replicas, and their sum: plain values that are sent as JSON.
 
-Counters only grow, also when a replica goes; gauges (what is running, what is loaded) are those of the replicas that
-are there. All of it is said by the uid of a deployment: a name may be another's tomorrow. What an older replica says
-under a name alone has the uid "", which no deployment has. Nothing here needs torch or Ray: the API reads it too.
+Counters only grow, also when a replica ends; gauges (running requests, loaded models) are those of the replicas that
+are alive. All values are listed by a deployment's uid, because its name may belong to another deployment later. Values
+that an older replica reports under a name alone have the uid "", which no deployment has. Nothing here needs torch or
+Ray, because the API reads it too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Variant = tuple[str, str | None]  # uid of the deployment, pack
 
 @dataclass
 class VariantMetrics:
-    """One deployment under one pack."""
+    """Counts of one deployment under one pack."""
 
     uid: str = ""
     pack: str | None = None
@@ -30,11 +31,12 @@ class VariantMetrics:
 
 @dataclass
 class LoadedModel:
-    """What answers for a deployment.
+    """The model that is loaded for a deployment.
 
     Attributes:
-        adapter_bytes: In all replicas together, as are pack_bytes; None where none says.
-        num_replicas: How many have it.
+        adapter_bytes: Memory of the adapter in all replicas together, as pack_bytes is for packs; None where no replica
+            reports it.
+        num_replicas: Number of replicas that have it loaded.
     """
 
     uid: str = ""
@@ -47,14 +49,14 @@ class LoadedModel:
 
 @dataclass
 class Report:
-    """What one replica tells.
+    """The report of one replica.
 
     Attributes:
-        replica: Its id, never used again.
-        engines: By id of the engine, never used again: what it has done and does.
-        loaded: What requests get now.
-        swaps: By uid of the deployment: changes of its pack.
-        base_bytes: The base target's memory.
+        replica: Id of the replica, never used again.
+        engines: Counts and running requests by id of the engine, which is never used again.
+        loaded: Models that new requests get.
+        swaps: Number of changes of its pack, by uid of the deployment.
+        base_bytes: Memory of the base target.
     """
 
     replica: str
@@ -79,7 +81,7 @@ GROUP_METRICS = TypeAdapter(GroupMetrics)
 
 
 def add_counts(totals: Mapping[Variant, ModelCounts], found: Iterable[VariantMetrics]) -> dict[Variant, ModelCounts]:
-    """`totals` with the counts of `found`, by uid and pack."""
+    """Return `totals` plus the counts of `found`, by uid and pack."""
     sums = dict(totals)
     for each in found:
         key = each.uid, each.pack
@@ -88,12 +90,12 @@ def add_counts(totals: Mapping[Variant, ModelCounts], found: Iterable[VariantMet
 
 
 def add_numbers(one: int | None, other: int | None) -> int | None:
-    """The sum of what is known."""
+    """Add two numbers, of which None is unknown."""
     return other if one is None else one + (other or 0)
 
 
 def add_loaded(reports: Iterable[Report]) -> list[LoadedModel]:
-    """What is loaded in all replicas, by uid and pack."""
+    """List the models loaded in all replicas, by uid and pack."""
     sums: dict[tuple[str, str | None, str | None], LoadedModel] = {}
     for each in (model for report in reports for model in report.loaded):
         known = sums.get((each.uid, each.pack, each.base_draft))

@@ -1,4 +1,4 @@
-"""Reports to a group's aggregator what a replica has done, every two seconds and before `/internal/metrics` answers."""
+"""Reports a replica's totals to its group's aggregator, every two seconds and before `/internal/metrics` answers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MEMORY_TIMEOUT_S = 1.0
 
 
 class MetricsReporter:
-    """Reports of one replica.
+    """Sends the reports of one replica.
 
     Args:
-        replica: Its id.
-        aggregator: The group's.
-        pairs: What is served now.
-        memory: What that takes.
+        replica: Id of the replica.
+        aggregator: Aggregator of the group.
+        pairs: Function that returns the pairs served now.
+        memory: Function that returns their memory.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class MetricsReporter:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Report from now on, on this event loop."""
+        """Start to report, on this event loop."""
         if self._task is None:
             self._task = asyncio.create_task(self._report_always())
 
     async def stop(self) -> None:
-        """Report once more, and no more."""
+        """Report a last time and stop."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -59,12 +59,12 @@ class MetricsReporter:
         await self._aggregator.put(await self.report())
 
     async def read(self) -> GroupMetrics:
-        """The group's sum, this replica's part of it as of now."""
+        """Return the group's sum, with this replica's part as of now."""
         await self._aggregator.put(await self.report())
         return await self._aggregator.read()
 
     def look(self) -> None:
-        """Note what is served now; call it after each change, so that no engine and no swap is missed."""
+        """Note which models are served now; call it after each change, so that no engine and no swap is missed."""
         for pair in self._pairs():
             self._engines.setdefault(pair.runner, f"{self._replica}/{secrets.token_hex(4)}")
             if pair.uid in self._served and self._served[pair.uid] != pair.pack:
@@ -72,7 +72,7 @@ class MetricsReporter:
             self._served[pair.uid] = pair.pack
 
     async def report(self) -> Report:
-        """This replica's totals."""
+        """Make the report of this replica's totals."""
         self.look()
         ended = [runner for runner in self._engines if not runner.is_alive]
         engines = {engine: _variants(runner) for runner, engine in self._engines.items()}

@@ -1,1 +1,1 @@
-"""OpenAI's protocol: bodies of requests, shapes of answers, and text out of token ids."""
+"""OpenAI's protocol: bodies of requests, forms of answers, and the text of token ids."""

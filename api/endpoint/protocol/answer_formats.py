@@ -1,6 +1,7 @@
-"""The two shapes an answer takes: chat (`message`, `delta`) and text (`text`), whole and in chunks.
+"""The two forms of an answer: chat (`message`, `delta`) and text (`text`), whole and in chunks.
 
-Choices are typed dicts: one is made per round and answer, and a model per chunk would cost more than the chunk.
+Choices are typed dicts: one is made per round and answer, and a pydantic model per chunk would cost more time than the
+chunk.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _LEAST_LOGPROB = -9999.0  # OpenAI's value for "very unlikely"
 
 
 class TokenScore(TypedDict):
-    """A token of a chat's answer; `top_logprobs` stands beside those that were chosen."""
+    """A token of a chat's answer; the most likely tokens at its position are in `top_logprobs`."""
 
     token: str
     logprob: float
@@ -26,14 +27,14 @@ class TokenScore(TypedDict):
 
 
 class ChatScores(TypedDict):
-    """Chat's `logprobs`."""
+    """The `logprobs` of a chat."""
 
     content: list[TokenScore]
     refusal: None
 
 
 class TextScores(TypedDict):
-    """Text's `logprobs`: lists of one length, an entry a token."""
+    """The `logprobs` of a text: lists of equal length, with one entry per token."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -42,7 +43,7 @@ class TextScores(TypedDict):
 
 
 class SpanBody(TypedDict):
-    """A `Span`."""
+    """A `Span` in an answer's body."""
 
     text: str
     accepted: bool
@@ -53,7 +54,7 @@ class _Spans(TypedDict, total=False):
 
 
 class ChoiceBody(TypedDict):
-    """What all choices have; `spans` are there in chunks of calls that ask."""
+    """The fields of every choice; `spans` are present in chunks of calls that ask for them."""
 
     index: int
     finish_reason: FinishReason | None
@@ -61,21 +62,21 @@ class ChoiceBody(TypedDict):
 
 
 class Delta(TypedDict, total=False):
-    """What a chunk adds."""
+    """The new part of a message in a chunk."""
 
     role: Literal["assistant"]
     content: str
 
 
 class ChatChunk(ChoiceBody):
-    """A chunk's choice of a chat."""
+    """A choice in a chunk of a chat."""
 
     delta: Delta
     logprobs: ChatScores | None
 
 
 class ChatMessage(TypedDict):
-    """A whole answer."""
+    """The message of a whole answer."""
 
     role: Literal["assistant"]
     content: str
@@ -83,7 +84,7 @@ class ChatMessage(TypedDict):
 
 
 class ChatChoice(ChoiceBody):
-    """A whole choice of a chat."""
+    """A choice of a whole chat answer."""
 
     message: ChatMessage
     logprobs: ChatScores | None
@@ -97,28 +98,28 @@ class TextChoice(ChoiceBody):
 
 
 class AnswerFormat(Protocol):
-    """How one call's answers are written."""
+    """Writes the answers of one call."""
 
     id_prefix: str
     whole: type[ChatCompletion | TextCompletion]
     chunk_object: str
 
     def opening(self, index: int) -> ChoiceBody | None:
-        """The chunk an answer's stream opens with, if any."""
+        """Return the first chunk of an answer's stream; None: the stream begins with its text."""
 
     def chunk(self, index: int, piece: Piece) -> ChoiceBody:
-        """A piece as a chunk's choice."""
+        """Return a piece as a choice of a chunk."""
 
     def choice(self, index: int, text: str, scored: list[Scored], reason: FinishReason) -> ChoiceBody:
-        """A whole answer as a choice."""
+        """Return a whole answer as a choice."""
 
 
 class ChatFormat:
-    """`/v1/chat/completions`.
+    """Writes answers of `/v1/chat/completions`.
 
     Args:
-        token_text: Of the target's tokens.
-        with_logprobs: The request asks for them.
+        token_text: Text and bytes of the target's tokens.
+        with_logprobs: Whether the request asks for log-probabilities.
     """
 
     id_prefix = "chatcmpl"
@@ -129,7 +130,7 @@ class ChatFormat:
         self._token_text, self._with_logprobs = token_text, with_logprobs
 
     def opening(self, index: int) -> ChatChunk:
-        """Says who speaks."""
+        """Return the first chunk, which names the role."""
         return {
             "index": index,
             "delta": {"role": "assistant", "content": ""},
@@ -138,7 +139,7 @@ class ChatFormat:
         }
 
     def chunk(self, index: int, piece: Piece) -> ChatChunk:
-        """A piece as a chunk's choice."""
+        """Return a piece as a choice of a chunk."""
         return {
             "index": index,
             "delta": {"content": piece.text} if piece.text or piece.scored else {},
@@ -148,7 +149,7 @@ class ChatFormat:
         }
 
     def choice(self, index: int, text: str, scored: list[Scored], reason: FinishReason) -> ChatChoice:
-        """A whole answer as a choice."""
+        """Return a whole answer as a choice."""
         return {
             "index": index,
             "message": {"role": "assistant", "content": text, "refusal": None},
@@ -170,11 +171,11 @@ class ChatFormat:
 
 
 class TextFormat:
-    """`/v1/completions`.
+    """Writes answers of `/v1/completions`.
 
     Args:
-        token_text: Of the target's tokens.
-        with_logprobs: The request asks for them.
+        token_text: Text and bytes of the target's tokens.
+        with_logprobs: Whether the request asks for log-probabilities.
     """
 
     id_prefix = "cmpl"
@@ -186,10 +187,10 @@ class TextFormat:
         self._offsets: dict[int, Offsets] = {}
 
     def opening(self, index: int) -> None:
-        """A text's stream opens with its text."""
+        """Return None, because a text's stream begins with its text."""
 
     def chunk(self, index: int, piece: Piece) -> TextChoice:
-        """A piece as a chunk's choice."""
+        """Return a piece as a choice of a chunk."""
         return {
             "index": index,
             "text": piece.text,
@@ -199,7 +200,7 @@ class TextFormat:
         }
 
     def choice(self, index: int, text: str, scored: list[Scored], reason: FinishReason) -> TextChoice:
-        """A whole answer as a choice."""
+        """Return a whole answer as a choice."""
         return {
             "index": index,
             "text": text,
@@ -218,7 +219,7 @@ class TextFormat:
         return {"tokens": tokens, "token_logprobs": own, "top_logprobs": tops, "text_offset": offsets}
 
     def _top(self, token_id: int, logprob: float, top: Sequence[tuple[int, float]]) -> dict[str, float]:
-        """By text; of tokens with one text the most likely counts. The token itself is always among them."""
+        """Return log-probabilities by text, the token's own included; of tokens of equal text the likeliest."""
         found: dict[str, float] = {}
         for each, value in (*top, (token_id, logprob)):
             found.setdefault(self._token_text.of(each)[0], max(value, _LEAST_LOGPROB))
@@ -226,5 +227,5 @@ class TextFormat:
 
 
 def _spans(piece: Piece) -> _Spans:
-    """Where a piece's text comes from, in calls that ask."""
+    """Return the spans of a piece, in calls that ask for them."""
     return {"spans": [{"text": span.text, "accepted": span.accepted} for span in piece.spans]} if piece.spans else {}

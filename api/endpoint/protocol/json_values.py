@@ -1,4 +1,4 @@
-"""JSON that is passed on as it comes: schemas of tools, variables of chat templates. Of bounded depth, and all text."""
+"""JSON values that are passed on unchanged (tool schemas, template variables), of bounded depth and with valid text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SURROGATES = range(0xD800, 0xE000)
 
 
 def _checked(value: dict[str, Any]) -> dict[str, Any]:
-    """The value, if it is no deeper than `MAX_DEPTH` and every string in it is text."""
+    """Return the value if it is no deeper than `MAX_DEPTH` and every string in it is valid text."""
     waiting: list[tuple[Any, int]] = [(value, 1)]
     while waiting:
         here, depth = waiting.pop()

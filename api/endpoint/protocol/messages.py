@@ -1,7 +1,7 @@
-"""Messages of a chat request: OpenAI's fields and those that vLLM takes, each refusal at the message and part at fault.
+"""Messages of a chat request: OpenAI's fields and vLLM's; each error names the message and part that it is about.
 
-A message's content is a text, or parts of which each is a text; texts in parts are kept apart, because it is the
-chat template's form that says how they are joined.
+The content of a message is a text, or a list of parts that are texts; parts are not joined here, because chat templates
+differ in how they join them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Content = Annotated[
 
 
 class CalledFunction(Config):
-    """The function of a call."""
+    """The function that a call names."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -56,7 +56,7 @@ class CalledFunction(Config):
 
 
 class MessageToolCall(Config):
-    """A call that an earlier answer asked for; other fields (`index`, say) are of no use to a template."""
+    """A tool call in an earlier answer; fields that templates do not use (`index`, for example) are not read."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -65,7 +65,7 @@ class MessageToolCall(Config):
     function: CalledFunction
 
     def call(self) -> ToolCall:
-        """The call, for the template."""
+        """The call in the chat template's form."""
         return ToolCall(name=self.function.name, arguments=self.function.arguments, id=self.id)
 
 
@@ -81,11 +81,11 @@ class Message(Config):
 
     @property
     def has_tools(self) -> bool:
-        """It is a call of a tool or its result."""
+        """Whether the message is a tool call or the result of one."""
         return self.role == "tool" or bool(self.tool_calls)
 
     def turn(self) -> Turn:
-        """The message, for the template."""
+        """Return the message in the chat template's form."""
         return Turn(
             role=self.role,
             texts=tuple(self.content),
@@ -96,14 +96,14 @@ class Message(Config):
         )
 
     def kept(self) -> dict[str, str]:
-        """Role, text and name, as prompt files have them."""
+        """Return role, text and name, the fields of prompt files."""
         role = "system" if self.role == "developer" else self.role
         found = {"role": role, "content": "\n".join(self.content)}
         return found if self.name is None else {**found, "name": self.name}
 
 
 def _read_all(value: Any) -> Any:
-    """Each message with only the fields a message has; what is no list is left to the model."""
+    """Reduce each message to the fields of `Message`; pydantic refuses a value that is no list."""
     if not isinstance(value, list):
         return value
     return [_read(each, f"messages.{place}") if isinstance(each, dict) else each for place, each in enumerate(value)]
@@ -134,7 +134,7 @@ def _read(message: Mapping[str, Any], at: str) -> dict[str, Any]:
 
 
 def _texts(content: Any, at: str) -> list[Any]:
-    """The texts of a content; those of parts that say null are left out, as in vLLM."""
+    """Return the texts of a content; parts whose text is null are left out, as in vLLM."""
     if isinstance(content, str):
         return [content]
     if not isinstance(content, list):

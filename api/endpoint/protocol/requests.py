@@ -1,4 +1,4 @@
-"""Bodies of requests to the OpenAI-compatible endpoint. What neither this nor `unused_parameters` lists is refused.
+"""Bodies of requests to the OpenAI-compatible endpoint. Fields unknown here and to `unused_parameters` are refused.
 
 Field names, defaults and bounds follow OpenAI's API reference; `top_k`, `min_p`, `repetition_penalty`,
 `stop_token_ids`, `ignore_eos`, `min_tokens` and `continuous_usage_stats` follow vLLM; `suppress_tokens` follows
@@ -40,7 +40,7 @@ _MAX_TOKENS = 1_000_000
 
 
 def _said(message: str) -> WrapValidator:
-    """One error at the field itself instead of one per member of a union."""
+    """Report one error at the field itself instead of one per member of a union."""
 
     def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
         try:
@@ -78,14 +78,14 @@ Bias = Annotated[
 
 
 def _without_nulls(body: Any, fields: Mapping[str, FieldInfo]) -> Any:
-    """A body without the nulls of fields that have a default other than null: null means not given."""
+    """Remove nulls of fields whose default is not null: a null there means that the field is not given."""
     if not isinstance(body, dict):
         return body
     return {name: value for name, value in body.items() if value is not None or not _has_value(fields.get(name))}
 
 
 def _has_value(field: FieldInfo | None) -> bool:
-    """Whether a field's default is a value, and null is none that it may have."""
+    """Whether a field has a default and null is not a value of it."""
     return field is not None and field.default not in (None, PydanticUndefined) and not _may_be_null(field)
 
 
@@ -110,7 +110,7 @@ class StreamOptions(Config):
 
 
 class GenerationRequest(Config):
-    """What both endpoints take."""
+    """The fields that both endpoints take."""
 
     ignorable: ClassVar[Any] = {}
 
@@ -163,27 +163,27 @@ class GenerationRequest(Config):
 
     @property
     def num_answers(self) -> int:
-        """Answers per prompt."""
+        """Number of answers per prompt."""
         return self.n or 1
 
     @property
     def cap(self) -> int | None:
-        """The answer cap the caller gave, if any."""
+        """Largest number of answer tokens that the request allows; None: the request sets no limit."""
         return self.max_tokens
 
     @property
     def num_prompts(self) -> int:
-        """Prompts in this call."""
+        """Number of prompts in this call."""
         return 1
 
     @property
     def num_logprobs(self) -> int | None:
-        """Most likely tokens to report beside each token's own; None reports nothing."""
+        """Number of most likely tokens to report beside each token's own; None: report no log-probabilities."""
         return None
 
     @property
     def options(self) -> StreamOptions:
-        """Options of a stream."""
+        """Options of the stream."""
         return self.stream_options or StreamOptions()
 
 
@@ -207,12 +207,12 @@ class ChatRequest(TemplateFields, GenerationRequest):
 
     @property
     def cap(self) -> int | None:
-        """The answer cap under either name."""
+        """Largest number of answer tokens, from either of the two field names."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
     @property
     def num_logprobs(self) -> int | None:
-        """Of `logprobs` and `top_logprobs`."""
+        """Number of most likely tokens to report, from `logprobs` and `top_logprobs`."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
@@ -229,7 +229,7 @@ class CompletionRequest(GenerationRequest):
     @field_validator("logprobs", mode="before")
     @classmethod
     def _none_for_false(cls, value: Any) -> Any:
-        """False is how chat's field says none."""
+        """Convert false to null: in chat requests false means no log-probabilities."""
         return None if value is False else value
 
     @property
@@ -243,10 +243,10 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def num_prompts(self) -> int:
-        """Prompts in this call."""
+        """Number of prompts in this call."""
         return len(self.prompts)
 
     @property
     def num_logprobs(self) -> int | None:
-        """Of `logprobs`."""
+        """Number of most likely tokens to report, from `logprobs`."""
         return self.logprobs

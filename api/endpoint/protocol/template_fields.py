@@ -1,6 +1,6 @@
-"""Fields of a chat request that reach the chat template; names and defaults are vLLM's, `tools` OpenAI's too.
+"""Fields of a chat request that are passed to the chat template; names and defaults are vLLM's, `tools` OpenAI's too.
 
-Calls of tools in answers are not parsed, as in a vLLM without a tool parser, so that tools are for the template alone.
+Tool calls in answers are not parsed, as in a vLLM without a tool parser; `tools` only change the prompt.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Tool(Config):
     function: Function
 
     def as_object(self) -> dict[str, Any]:
-        """The tool as vLLM gives it to templates."""
+        """Return the tool in the form that vLLM gives to templates."""
         function = self.function.model_dump()
         if function["strict"] is None:
             del function["strict"]
@@ -55,7 +55,7 @@ class Tool(Config):
 
 
 class TemplateFields(Config):
-    """What the chat template gets beside the messages."""
+    """The values that the chat template gets beside the messages."""
 
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Any = Field(None, description="left out it is auto where there are tools")
@@ -90,11 +90,11 @@ class TemplateFields(Config):
 
     @property
     def prompts_answer(self) -> bool:
-        """The prompt ends where a new answer begins."""
+        """Whether the prompt ends where a new answer begins."""
         return not self.continue_final_message if self.add_generation_prompt is None else self.add_generation_prompt
 
     def template_options(self) -> TemplateOptions:
-        """All of it, for the template."""
+        """Return all fields in the form of template options."""
         variables = self.chat_template_kwargs or {}
         return TemplateOptions(
             tools=[tool.as_object() for tool in self.tools] if self.tools else None,
@@ -107,7 +107,7 @@ class TemplateFields(Config):
 
 
 def _check_variable(name: str, value: Any, fields: TemplateFields) -> None:
-    """Refuse a variable that has a field of its own, or is none."""
+    """Refuse a template variable that has a request field of its own, or is not a valid variable."""
     param = f"chat_template_kwargs.{name}"
     if name in _OWN:
         raise UnsupportedParameterError(f"{name} is no variable of a chat template; leave it out", param=param)

@@ -1,6 +1,6 @@
-"""Token ids to text as they come: whole characters only, and nothing that may still turn out to be a stop string.
+"""Decodes token ids while they arrive: only whole characters, and no text that may still become a stop string.
 
-The pieces joined are what the tokenizer makes of all ids at once (`token_decoder` says what stands in the way).
+The joined pieces equal the tokenizer's text of all ids at once (`token_decoder` names the difficulties).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are not yet a wh
 
 
 class RawText:
-    """Decodes ids piece by piece, before anything is cleaned up.
+    """Decodes ids piece by piece, before spaces are cleaned up.
 
     Args:
-        decoder: The tokenizer's.
-        after: Tokens that stand before the first one, and whose text is known; where it ends within a character it
-            does not go on.
+        decoder: Decoder of the tokenizer.
+        after: Tokens before the first one, whose text is known; if their text ends inside a character, decoding does
+            not continue that character.
     """
 
     def __init__(self, decoder: TokenDecoder, after: Sequence[int] = ()) -> None:
@@ -38,7 +38,7 @@ class RawText:
         self._end = 0  # of the ids that the run of bytes at their end, if any, leaves as they are
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """Take new tokens; returns the text that is certain now."""
+        """Take new tokens; returns the text that can no longer change."""
         for token_id in self._decoder.shown(token_ids):
             self._ids.append(token_id)
             if not self._decoder.is_byte(token_id):
@@ -58,7 +58,7 @@ class RawText:
         return new
 
     def finish(self) -> str:
-        """The text of what is left, certain or not."""
+        """Return the remaining text, even if more tokens could have changed it."""
         return self._decoder.raw(self._ids[self._prefix :])[len(self._settled) :]
 
 
@@ -66,9 +66,9 @@ class TextStream:
     """Decodes one answer piece by piece.
 
     Args:
-        tokenizer: The target's, with a Rust backend.
-        stops: The answer ends before the first of these that appears.
-        after: Of an answer that continues a text that is shown too, that text's tokens.
+        tokenizer: Tokenizer of the target, with a Rust backend.
+        stops: Stop strings; the answer ends before the first one that appears.
+        after: Tokens of the text that this answer continues, where that text is shown too.
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str] = (), *, after: Sequence[int] = ()) -> None:
@@ -78,7 +78,7 @@ class TextStream:
         self.stopped = False
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """Take new tokens; returns the text that is certain now."""
+        """Take new tokens; returns the text that can no longer change."""
         if self.stopped:
             return ""
         text = self._unclean + self._raw.push(token_ids)
@@ -87,7 +87,7 @@ class TextStream:
         return self._release(self._decoder.cleaned(text[:count]))
 
     def finish(self) -> str:
-        """The rest: what was held back for a stop string that did not come, and bytes that never became a character."""
+        """Return the remaining text: what was held back for a stop string, and bytes that became no character."""
         if self.stopped:
             return ""
         released = self._release(self._decoder.cleaned(self._unclean + self._raw.finish()))
@@ -107,7 +107,7 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`."""
+    """Return the length of the longest end of `text` that is a beginning of `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length
@@ -115,17 +115,17 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class Offsets:
-    """Where the tokens of a text begin in it, in characters.
+    """Finds the position of each token in its text, in characters.
 
     Args:
-        tokenizer: The target's, with a Rust backend.
+        tokenizer: Tokenizer of the target, with a Rust backend.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._raw, self._num_characters = RawText(TokenDecoder.of(tokenizer)), 0
 
     def before(self, token_id: int) -> int:
-        """Characters that are whole before a token; takes it in."""
+        """Return the number of whole characters before a token, and add the token."""
         before = self._num_characters
         self._num_characters += len(self._raw.push([token_id]))
         return before

@@ -1,12 +1,12 @@
-"""A tokenizer's way from ids to text, as far as a stream must know it: which ids are no text, and when text is certain.
+"""How a tokenizer decodes ids, as far as streams need it: which ids have no text, and when text can no longer change.
 
-The whole of an answer's text is `tokenizer.decode(ids, skip_special_tokens=True)`. A stream gives it piece by piece,
-so it must not say what later tokens change:
+The whole text of an answer is `tokenizer.decode(ids, skip_special_tokens=True)`. A stream sends it piece by piece, so
+it must hold back text that later tokens could change:
 
-* Ids that are skipped come off first, as in the library, so that they stand between no two tokens.
-* Byte tokens (`<0xE2>`) that follow one another are one run, and a byte that makes it no text spoils all of it.
-* `clean_up_tokenization_spaces` takes spaces away before what follows them.
-* A decoder that works across tokens in another way gives its text at the end only.
+* Ids that are skipped are removed first, as in the library, so that they never separate two tokens.
+* Byte tokens (`<0xE2>`) that follow one another are one run; one invalid byte makes the whole run invalid.
+* `clean_up_tokenization_spaces` removes spaces, depending on the text after them.
+* The text of a decoder that works across tokens in another way is sent only at the end.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f+][0-9A-Fa-f])>")  # Rust reads a plus sign before a digit too
-"""A token that is one byte, as SentencePiece writes it."""
+"""A token that is one byte, in SentencePiece's notation."""
 _SETTLED = 3  # characters other than spaces, before which no clean-up reaches
 _FUSING = frozenset({"Fuse", "ByteLevel"})
 
 
 class TokenDecoder:
-    """What streams of one tokenizer share.
+    """The properties of a tokenizer that all its streams share.
 
     Args:
-        tokenizer: The target's, with a Rust backend.
+        tokenizer: Tokenizer of the target, with a Rust backend.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -44,7 +44,7 @@ class TokenDecoder:
 
     @classmethod
     def of(cls, tokenizer: Any) -> TokenDecoder:
-        """The tokenizer's; made once."""
+        """Return the decoder of a tokenizer; it is made once."""
         found = _KNOWN.get(tokenizer)
         if found is None:
             found = _KNOWN[tokenizer] = cls(tokenizer)
@@ -52,7 +52,7 @@ class TokenDecoder:
 
     @cached_property
     def streams(self) -> bool:
-        """Whether text can come before the end: no step after the tokens were fused looks at several characters."""
+        """Whether text can be sent before the end: no step after the tokens were joined looks at several characters."""
         fused = False
         for step in self._steps:
             if fused and not _goes_by_character(step):
@@ -66,7 +66,7 @@ class TokenDecoder:
         return any(step["type"] == "ByteFallback" for step in self._steps)
 
     def shown(self, token_ids: Sequence[int]) -> list[int]:
-        """Without those that the library skips: special ones, and those that the vocabulary does not have."""
+        """Remove the ids that the library skips: special tokens, and ids outside the vocabulary."""
         return [
             token_id
             for token_id in token_ids
@@ -74,23 +74,23 @@ class TokenDecoder:
         ]
 
     def is_byte(self, token_id: int) -> bool:
-        """Whether it is part of a run of bytes."""
+        """Whether a token is part of a run of bytes."""
         return self.has_runs and BYTE.fullmatch(self._backend.id_to_token(token_id) or "") is not None
 
     def raw(self, token_ids: Sequence[int]) -> str:
-        """Text before it is cleaned up."""
+        """Return the text before spaces are cleaned up."""
         # transformers' own `decode` adds checks that cost more than this call itself.
         return str(self._backend.decode(token_ids, skip_special_tokens=True)) if token_ids else ""
 
     def cleaned(self, text: str) -> str:
-        """Text as the tokenizer gives it."""
+        """Return the text as the tokenizer's `decode` gives it."""
         return str(self._clean_up(text)) if self.cleans else text
 
     def num_settled(self, text: str) -> int:
-        """Characters of a text that is to go on that can be cleaned up by themselves.
+        """Return the number of characters, in a text that continues, that can be cleaned up now.
 
-        What is replaced is a space and at most three characters, and nothing but spaces is ever taken away: no
-        replacement goes beyond three characters that are no spaces.
+        A replacement consists of a space and at most three characters, and only spaces are ever removed, so no
+        replacement goes beyond three characters that are not spaces.
         """
         if not self.cleans:
             return len(text)
@@ -104,20 +104,20 @@ _KNOWN: WeakKeyDictionary[Any, TokenDecoder] = WeakKeyDictionary()
 
 
 def decoder_steps(tokenizer: Any) -> list[dict[str, Any]]:
-    """What a tokenizer's decoder does, in order; nothing where there is none."""
+    """List the steps of a tokenizer's decoder in order; empty if the tokenizer has no decoder."""
     decoder = tokenizer.backend_tokenizer.decoder
     return [] if decoder is None else _steps(json.loads(decoder.__getstate__()))
 
 
 def _steps(decoder: dict[str, Any]) -> list[dict[str, Any]]:
-    """A decoder's steps in order."""
+    """List a decoder's steps in order."""
     if decoder["type"] != "Sequence":
         return [decoder]
     return [step for each in decoder["decoders"] for step in _steps(each)]
 
 
 def _goes_by_character(step: dict[str, Any]) -> bool:
-    """Whether a step on fused text leaves what is certain as it is; stripping its ends does, as streams know."""
+    """Whether a step on joined text leaves settled text unchanged; streams handle the stripping of ends."""
     if step["type"] == "Replace":
         return len(step["pattern"].get("String", "  ")) == 1
     return step["type"] in {"Fuse", "Strip", "Metaspace"}

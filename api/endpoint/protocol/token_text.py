@@ -1,8 +1,8 @@
-"""The bytes and the text of single tokens, as `logprobs` reports them.
+"""The bytes and the text of single tokens, as `logprobs` report them.
 
-A token alone need not be text: half a character has bytes only, which is why OpenAI's API reports both. The two
-vocabularies in use write bytes in their own ways: byte-level BPE maps each to a printable character, SentencePiece
-writes a space as U+2581 and odd bytes as `<0xE2>`.
+A single token need not be valid text: half a character has bytes only, so OpenAI's API reports both. The two kinds of
+vocabulary in use write bytes differently: byte-level BPE maps each byte to a printable character, SentencePiece writes
+a space as U+2581 and other bytes as `<0xE2>`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SPACE = "\u2581"
 
 @cache
 def _byte_of_symbol() -> dict[str, int]:
-    """GPT-2's table: printable bytes stand for themselves, the others for characters from U+0100 on, in order."""
+    """Build GPT-2's table: printable bytes stand for themselves, the others for characters from U+0100 on, in order."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     table = {chr(byte): byte for byte in printable}
@@ -25,10 +25,10 @@ def _byte_of_symbol() -> dict[str, int]:
 
 
 class TokenText:
-    """Looks tokens up; each is worked out once.
+    """Finds the text and bytes of tokens; each token is computed once.
 
     Args:
-        tokenizer: The target's, with a Rust backend.
+        tokenizer: Tokenizer of the target, with a Rust backend.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -38,7 +38,7 @@ class TokenText:
         self._known: dict[int, tuple[str, bytes]] = {}
 
     def of(self, token_id: int) -> tuple[str, bytes]:
-        """Text, with U+FFFD for what is not a character, and bytes; both empty where the vocabulary has no token."""
+        """Return a token's text, with U+FFFD for invalid bytes, and its bytes; both are empty for unknown tokens."""
         if not 0 <= token_id < self._size:
             return "", b""
         found = self._known.get(token_id)

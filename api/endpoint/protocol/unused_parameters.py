@@ -1,7 +1,6 @@
-"""Parameters that clients send and this endpoint does not use: taken where they change nothing, refused by name where
-they would.
+"""Parameters that clients send and this endpoint does not use: accepted where they change nothing, else refused.
 
-Sources: OpenAI's API reference and vLLM's extra parameters. What is in no list is refused too, never ignored.
+Sources: OpenAI's API reference and vLLM's extra parameters. A parameter in no list is refused too, never ignored.
 """
 
 from __future__ import annotations
@@ -109,13 +108,13 @@ PART: Mapping[str, Any] = {
 
 
 def without_unused(body: Any, known: Iterable[str], unused: Mapping[str, Any], *, at: str = "") -> Any:
-    """A body without the parameters that change nothing; null changes nothing, whatever its name.
+    """Remove the parameters that change nothing; a null changes nothing, whatever its name.
 
     Args:
-        body: As it came; what is not an object is left to the model.
-        known: Names the model has.
+        body: Body as received; a value that is not an object is left for the model to refuse.
+        known: Names of the model's fields.
         unused: One of this module's tables.
-        at: Where in the request the body stands, for errors; empty where it is the request.
+        at: Path of the body in the request, for errors; empty if the body is the request itself.
 
     Raises:
         UnsupportedParameterError: A parameter would change the answer and is not supported, or is unknown.
@@ -142,7 +141,7 @@ def without_unused(body: Any, known: Iterable[str], unused: Mapping[str, Any], *
 
 
 def shown(value: Any) -> str:
-    """A value in a message: itself where it is a number or a plain word, else what kind of thing it is."""
+    """Show a value in a message: a number or a plain word as it is, any other value by its type."""
     if isinstance(value, str):
         return repr(value) if _WORD.fullmatch(value) else "a text"
     if isinstance(value, list | dict):
@@ -156,5 +155,5 @@ def _joined(at: str, name: str) -> str:
 
 
 def _is_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:
-    """Equal, and no truth value taken for a number."""
+    """Whether a value equals one of those allowed; a boolean never equals a number."""
     return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed)

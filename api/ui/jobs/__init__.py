@@ -1,1 +1,1 @@
-"""What the pages of jobs show."""
+"""Content of the pages about jobs."""

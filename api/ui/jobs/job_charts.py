@@ -14,7 +14,7 @@ _NAMES = {ADAPTED: "adapted", BASE: "base"}
 
 
 def charts_of(records: JobRecords) -> list[Chart]:
-    """Every chart that there is something for, the result first."""
+    """Draw every chart for which there are records, the result first."""
     found: list[Chart] = []
     if records.report is not None and records.report.acceptance:
         found.append(acceptance_chart(records.report))
@@ -26,7 +26,7 @@ def charts_of(records: JobRecords) -> list[Chart]:
 
 
 def acceptance_chart(report: EvalReport) -> Chart:
-    """Acceptance by place in the draft, before and after."""
+    """Draw acceptance by position in the draft, before and after."""
     temperatures = sorted({row.temperature for row in report.acceptance})
     return line_chart(
         "Acceptance by position",
@@ -47,7 +47,7 @@ def acceptance_chart(report: EvalReport) -> Chart:
 
 
 def training_charts(curve: Sequence[CurvePoint]) -> list[Chart]:
-    """Loss, and acceptance simulated on held-out sequences, over the steps of training."""
+    """Draw loss, and acceptance simulated on held-out sequences, over the steps of training."""
     losses = [(point.step, point.loss) for point in curve if point.simulated_acceptance_length is None]
     lengths = [
         (point.step, point.simulated_acceptance_length)
@@ -80,7 +80,7 @@ def training_charts(curve: Sequence[CurvePoint]) -> list[Chart]:
 
 
 def selection_chart(scores: Sequence[SampleScore], threshold: float | None, value_name: str = DISTANCE) -> Chart:
-    """Values of the self-generated samples, with the cut of the selection."""
+    """Draw the values of the self-generated samples, with the cut of the selection."""
     is_distance = value_name == DISTANCE
     of_what = "Distance of {} self-generated samples from general text (Eq. 14)"
     of_what = of_what if is_distance else f"{value_word(value_name).capitalize()} of {{}} self-generated samples"

@@ -1,4 +1,4 @@
-"""What the page of a job shows of its way: a row of the queue, and the stages with their times and cost."""
+"""Progress of a job on its page: a row of the queue, and the stages with their times and cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eda_service.records import STAGES, Record, Stage
 from eda_service.storage.published.packs import PackVersion
 
 NUM_EVENTS = 500
-"""So many of a job's events are looked through for its attempts."""
+"""Number of a job's first events in which its attempts are looked for."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class JobLine:
     """A job in one line.
 
     Attributes:
-        name: Under which it is served.
+        name: Name under which it is served.
         target: Model, and adapter if any.
-        percent: Of the stage; None while nothing runs.
-        waits_for: Why it does not start, where the cluster does not hold it.
+        percent: Progress of the running stage in percent; None while nothing runs.
+        waits_for: Reason why the job does not start, if it does not fit the cluster.
     """
 
     id: str
@@ -44,17 +44,17 @@ class JobLine:
 
     @property
     def can_cancel(self) -> bool:
-        """Whether it can be stopped."""
+        """Whether the job can be stopped."""
         return self.status in {Status.QUEUED, Status.RUNNING}
 
     @property
     def can_retry(self) -> bool:
-        """Whether it can be queued again."""
+        """Whether the job can be queued again."""
         return self.status in {Status.FAILED, Status.CANCELLED}
 
 
 def row_of(job: Job) -> JobLine:
-    """A stored job in one line."""
+    """Describe a stored job in one line."""
     config = job.adapt_config()
     progress = job.progress if job.status is Status.RUNNING else None
     return JobLine(
@@ -74,9 +74,7 @@ def row_of(job: Job) -> JobLine:
 
 
 def deployment_in_words(events: Iterable[Event]) -> str | None:
-    """What became of a finished job's pack, by the job's events: served, or kept from it and why; None while neither is
-    among them.
-    """
+    """Find in a finished job's events whether its pack was served, or why not; None while no event says either."""
     messages = {event.type: event.message for event in events}
     return messages.get("deployment_kept") or messages.get("job_succeeded")
 
@@ -86,10 +84,10 @@ class StageView:
     """One stage of a job.
 
     Attributes:
-        state: done, running, waiting, or stopped where a job ended in it.
-        seconds: It took, or has run so far.
-        what: It did, in words.
-        size_bytes: Of its files.
+        state: One of done, running, waiting, or stopped where a job ended in it.
+        seconds: Seconds that the stage took, or has run so far.
+        what: Result of the stage, in words.
+        size_bytes: Size of the stage's files.
     """
 
     name: str
@@ -101,14 +99,14 @@ class StageView:
 
 @dataclass(frozen=True)
 class _Run:
-    """When a stage ran, as far as is known."""
+    """The time in which a stage ran, as far as known."""
 
     began_at: float
     seconds: float
 
 
 def stages_of(job: Job, records: JobRecords, pack: PackVersion | None) -> list[StageView]:
-    """Every stage in order."""
+    """List every stage in order."""
     runs = _runs(job, records, pack)
     did, sizes = _did(records, pack), _sizes(records, pack)
     found = []
@@ -129,13 +127,13 @@ def stages_of(job: Job, records: JobRecords, pack: PackVersion | None) -> list[S
 def timelines_of(
     job: Job, records: JobRecords, pack: PackVersion | None, events: Sequence[Event]
 ) -> tuple[Timeline, ...]:
-    """Attempts and stages on one time line, for wide and for narrow screens; nothing where nothing has run.
+    """Draw attempts and stages on one time line, for wide and for narrow screens; empty where nothing has run.
 
     Args:
-        job: As it is now.
-        records: Of its stages.
-        pack: That it has published.
-        events: Its first `NUM_EVENTS`, oldest first.
+        job: Job in its present state.
+        records: Records of its stages.
+        pack: Pack that the job has published; None: it has published none.
+        events: The first `NUM_EVENTS` events of the job, oldest first.
     """
     runs = _runs(job, records, pack)
     stretches = [
@@ -172,7 +170,7 @@ def _runs(job: Job, records: JobRecords, pack: PackVersion | None) -> dict[Stage
 
 
 def _did(records: JobRecords, pack: PackVersion | None) -> dict[Stage, str]:
-    """What each stage did, in words."""
+    """Describe the result of each stage, in words."""
     found: dict[Stage, str] = {}
     if (validated := records.validated) is not None:
         found[Stage.VALIDATE] = (
@@ -207,8 +205,8 @@ def _did(records: JobRecords, pack: PackVersion | None) -> dict[Stage, str]:
 
 
 def _sizes(records: JobRecords, pack: PackVersion | None) -> dict[Stage, int]:
-    """Bytes on disk: all that a stage's directory holds now, and a pack's files. Where the directory is not at hand,
-    what the records name, without what was deleted later.
+    """Return bytes on disk by stage: all files in a stage's directory, and a pack's files. If the directory is not on
+    this machine, the sizes in the records count, without files that were deleted later.
     """
     made: Mapping[Stage, Record | None] = {
         Stage.GENERATE: records.generated,

@@ -1,4 +1,4 @@
-"""What came out of a job, as its page and its report show it: the evaluation's numbers and the charts."""
+"""Result of a job, as its page and its report show it: the evaluation's numbers and the charts."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class Result:
-    """As far as there is one.
+    """The result of a job, as far as there is one.
 
     Attributes:
-        rows: Of the evaluation.
+        rows: Rows of the evaluation.
         headline: Acceptance length before and after, at the first temperature.
         depth: Draft tokens per round in the evaluation.
-        measured_on: Which held-out prompts, in words.
-        left_out: Packs that should have been measured beside the job's own, and why they were not.
+        measured_on: Held-out prompts that were used, in words.
+        left_out: Packs that should have been measured beside the job's own but were not, with the reason.
     """
 
     rows: tuple[ResultRow, ...]
@@ -46,7 +46,7 @@ class Result:
 
 
 def result_of(records: JobRecords, config: AdaptConfig) -> Result:
-    """The result of a job that may still run."""
+    """Return the result of a job that may still run."""
     report = records.report
     rivals = () if report is None else report.rivals
     return Result(
@@ -60,7 +60,7 @@ def result_of(records: JobRecords, config: AdaptConfig) -> Result:
 
 
 def _rows(report: EvalReport) -> list[ResultRow]:
-    """No draft, base draft, adapted draft and the packs measured beside it, for each temperature."""
+    """List no draft, base draft, adapted draft and the packs measured beside it, for each temperature."""
     speeds = {(row.mode, row.temperature): row for row in report.speed}
     speeds |= {(row.mode, row.temperature): row for rival in report.rivals for row in rival.speed}
     names = {row.draft: f"{each.pack} ({', '.join(each.roles)})" for each in report.rivals for row in each.acceptance}

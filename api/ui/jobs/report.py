@@ -1,4 +1,4 @@
-"""The report of a job as one HTML file that needs nothing else: fit to be mailed, and to be kept."""
+"""The report of a job as one HTML file without any other file, which can be mailed and kept."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-in
 
 
 def report_file(job_id: str, caller: Caller, adaptations: Adaptations, packs: PackService) -> Response:
-    """The report as a download.
+    """Return the report as a download.
 
     Raises:
-        NotFoundError: No such job of this caller, or it has not come that far.
+        NotFoundError: The caller has no such job, or the job has no result yet.
     """
     report = adaptations.report(job_id, caller)
     job, records = adaptations.get(job_id, caller), adaptations.records(job_id, caller)

@@ -1,4 +1,4 @@
-"""What the page of a job's samples shows: texts as plain strings, whatever form a message has."""
+"""Content of the page of a job's samples: plain text, whatever form a message has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eda_service.formatting import value_word
 from eda_service.storage.samples.samples import SamplePage
 
 MOST_CHARACTERS = 2_000
-"""Of one text on the page; the command and the API have it whole."""
+"""Longest text on the page, in characters; the command line and the API show the whole text."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SampleView:
     """One sample.
 
     Attributes:
-        asked: The last message, in short.
+        asked: The last message of the prompt, shortened.
     """
 
     kept: bool
@@ -40,7 +40,7 @@ class SampleView:
 
 @dataclass(frozen=True)
 class SamplesView:
-    """One page; what is not explained here is as in `SamplePage`."""
+    """One page of samples; fields without a line here are those of `SamplePage`."""
 
     samples: list[tuple[int, SampleView]]
     has_more: bool
@@ -52,7 +52,7 @@ class SamplesView:
 
 
 def view_of(page: SamplePage) -> SamplesView:
-    """A page of samples for the template."""
+    """Return a page of samples for the template."""
     shown = []
     for rank, sample in page.samples:
         messages = None if sample.messages is None else [_turn(each) for each in sample.messages]

@@ -23,12 +23,12 @@ _STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_80
 
 @dataclass(frozen=True)
 class Stretch:
-    """A time in which something went on.
+    """A time in which an attempt or a stage ran.
 
     Attributes:
-        lane: What: the attempts, or a stage.
-        label: In words.
-        state: done, running or stopped.
+        lane: Row of the time line: the attempts, or a stage.
+        label: Label in words.
+        state: One of done, running or stopped.
     """
 
     lane: str
@@ -60,10 +60,10 @@ class Lane:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Ready to be drawn.
+    """A time line, ready to be drawn.
 
     Attributes:
-        summary: What it shows, in words.
+        summary: Content of the time line, in words.
     """
 
     width: int
@@ -77,7 +77,7 @@ class Timeline:
 
 
 def attempts_of(job: Job, events: Iterable[Event], now: float) -> list[Stretch]:
-    """The job's attempts, and the stages in which they were lost, by its events, oldest first."""
+    """List the job's attempts, and the stages in which they were lost, from its events, oldest first."""
     found: list[Stretch] = []
     began: float | None = None
     stage: tuple[str, float] | None = None
@@ -101,12 +101,12 @@ def attempts_of(job: Job, events: Iterable[Event], now: float) -> list[Stretch]:
 
 
 def drawn(stretches: Sequence[Stretch], queued_at: float, width: int) -> Timeline | None:
-    """Everything on one scale, from the first thing that ran to the last; None where nothing has run.
+    """Draw all stretches on one scale, from the start of the first to the end of the last; None if nothing has run.
 
     Args:
-        stretches: In any order; of one lane they stand in one row.
-        queued_at: When the job was queued: how long it waited is told in words, not drawn.
-        width: Of the picture.
+        stretches: Stretches in any order; those of one lane are drawn in one row.
+        queued_at: Time at which the job was queued; its waiting time is written in words, not drawn.
+        width: Width of the picture, in SVG units.
     """
     if not stretches:
         return None
@@ -147,7 +147,7 @@ def _marks(whole_s: float, most: int) -> list[int]:
 
 
 def _clock(seconds: int) -> str:
-    """A place on the scale: `0`, `40 s`, `5 min`, `1:30 h`."""
+    """Write a time on the scale: `0`, `40 s`, `5 min`, `1:30 h`."""
     if seconds < 60:
         return f"{seconds} s" if seconds else "0"
     if seconds < 3600:

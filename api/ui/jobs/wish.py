@@ -1,4 +1,4 @@
-"""What the page "New adaptation" asks for: its fields as values, and the request that they make."""
+"""The form of the page "New adaptation": its fields as values, and the request that is made of them."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _PROMPTS = {
 
 @dataclass(frozen=True)
 class Wish:
-    """The form, as it was filled in; a field that was left alone is empty.
+    """The filled-in form; a field that was left out is empty.
 
     Attributes:
-        model: The target.
-        adapter: Of the target.
-        draft: name@version.
-        preset: Its name.
+        model: Name or path of the target.
+        adapter: LoRA adapter of the target.
+        draft: Draft as name@version.
+        preset: Name of the preset.
         file: Id of an uploaded file.
         kept: A deployment whose kept prompts are used.
         pasted: Prompts, one a line, or JSON lines.
-        source: A data set's id, a task, a path of the service's machine, or `self`.
-        num_prompts: As it was typed.
-        name: At /v1/models.
-        priority: As it was typed.
-        settings: `key.path=value`, one a line.
-        deploy: `on`, or empty.
-        force: Likewise.
+        source: A data set's id, a task, a path on the service's machine, or `self`.
+        num_prompts: Number of prompts, as typed.
+        name: Name of the deployment, at /v1/models.
+        priority: Priority, as typed.
+        settings: Settings as `key.path=value`, one a line.
+        deploy: Either `on` or empty.
+        force: Either `on` or empty.
     """
 
     model: str = ""
@@ -63,11 +63,11 @@ class Wish:
 
     @classmethod
     def of(cls, given: Mapping[str, str], *, is_sent: bool) -> Wish:
-        """From a form's fields, or from the query of an address.
+        """Read the form's fields, or the query of an address.
 
         Args:
-            given: Its fields; others are passed over.
-            is_sent: A form was sent, in which a box without a mark is not there.
+            given: The given fields; unknown ones are ignored.
+            is_sent: Whether a form was sent, which leaves out unmarked check boxes.
         """
         known = {each.name for each in fields(cls)}
         texts = {name: value.strip() for name, value in given.items() if name in known}
@@ -76,23 +76,23 @@ class Wish:
 
     @property
     def hidden(self) -> dict[str, str]:
-        """The fields that go on to the second step: those that say something."""
+        """Return the fields that the second step needs: those that are not empty."""
         return {name: value for name, value in asdict(self).items() if value}
 
     @property
     def address(self) -> dict[str, str]:
-        """The fields as the query of the first step, where a box without a mark is said."""
+        """Return the fields as the query of the first step, in which an unmarked check box is written too."""
         return {**self.hidden, "deploy": self.deploy}
 
     def with_file(self, file_id: str) -> Wish:
-        """The same on prompts of a file that is at the service."""
+        """Return the form with the prompts of an uploaded file."""
         return replace(self, file=file_id, kept="", pasted="", source="")
 
     def require_one_source(self, *, has_upload: bool) -> None:
-        """Check that prompts are given once at most.
+        """Check that at most one source of prompts is given.
 
         Raises:
-            InputError: They are given in two ways.
+            InputError: Prompts are given in two ways.
         """
         given = {"upload": has_upload, **{name: bool(getattr(self, name)) for name in _PROMPTS if name != "upload"}}
         found = [_PROMPTS[name] for name, is_given in given.items() if is_given]
@@ -100,13 +100,13 @@ class Wish:
             raise InputError(f"prompts are given as {' and as '.join(found)}; leave one of them", param="prompts")
 
     def pasted_rows(self) -> Iterator[str]:
-        """What was pasted as the rows of a prompt file: JSON as it is, and of other text each line as a prompt."""
+        """Yield the pasted text as rows of a prompt file: JSON unchanged, and each line of other text as a prompt."""
         rows = [line for line in self.pasted.splitlines() if line.strip()]
         is_json = bool(rows) and rows[0].lstrip()[:1] in {"{", "["}
         yield from rows if is_json else (json.dumps({"prompt": line.strip()}) for line in rows)
 
     def request(self) -> AdaptationRequest:
-        """The request to the service.
+        """Build the request to the service.
 
         Raises:
             InputError: A field is out of its bounds.

@@ -1,1 +1,1 @@
-"""Pages, one module per kind."""
+"""Routes of the pages, one module per kind of page."""

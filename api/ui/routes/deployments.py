@@ -1,4 +1,4 @@
-"""What the endpoint serves: states, acceptance against what was published, throughput, memory, history."""
+"""Pages of deployments: states, acceptance against the published value, throughput, memory, history."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def page(
     store: StoreDep,
     after: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
 ) -> Response:
-    """Deployments by name."""
+    """Show deployments by name."""
     found, has_more = deployments.page(visitor.caller, limit=_PAGE, after=after)
     live = dispatcher.look(found)
     bodies = [views.deployment_body(each, live[each.name], packs) for each in found]
@@ -73,7 +73,7 @@ async def page_stream(
     keys: KeysDep,
     after: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
 ) -> Response:
-    """The rows of a page of deployments, as they change."""
+    """Stream the rows of a page of deployments, as they change."""
 
     def look() -> streams.Look:
         found, _ = deployments.page(visitor.caller, limit=_PAGE, after=after)
@@ -100,7 +100,7 @@ def detail(
     metrics: MetricsDep,
     history: HistoryDep,
 ) -> Response:
-    """One deployment."""
+    """Show one deployment."""
     deployment = deployments.get(name, visitor.caller)
     target = deployment.target
     again = {"model": target.get("model"), "adapter": target.get("adapter"), "name": name}
@@ -123,7 +123,7 @@ def detail(
 
 @router.post("/{name}/rollback")
 def rollback(name: DeploymentName, visitor: WriterDep, deployments: DeploymentsDep, form: FormDep) -> Response:
-    """Serve again what an earlier revision served."""
+    """Serve an earlier revision again."""
     deployments.rollback(name, rollback_of(form.get("revision", "")), visitor.caller)
     return go(f"/deployments/{name}")
 
@@ -137,14 +137,14 @@ def swap(name: DeploymentName, visitor: WriterDep, deployments: DeploymentsDep, 
 
 @router.post("/{name}/restart")
 def restart(name: DeploymentName, visitor: WriterDep, deployments: DeploymentsDep, _form: FormDep) -> Response:
-    """Load once more what has failed."""
+    """Load a failed deployment again."""
     deployments.restart(name, visitor.caller)
     return go(f"/deployments/{name}")
 
 
 @router.post("/{name}/remove")
 def remove(name: DeploymentName, visitor: WriterDep, deployments: DeploymentsDep, _form: FormDep) -> Response:
-    """Stop serving."""
+    """Stop serving a deployment."""
     deployments.delete(name, visitor.caller)
     return go("/deployments")
 
@@ -161,7 +161,7 @@ async def detail_stream(
     feed: FeedDep,
     keys: KeysDep,
 ) -> Response:
-    """State, throughput and the last hours of a deployment."""
+    """Stream state, throughput and the last hours of a deployment."""
     before: list[Reading] = []
 
     def look() -> streams.Look:

@@ -1,4 +1,4 @@
-"""Base drafts: which there are, how they were read, and what their check has measured."""
+"""Pages of base drafts: the list, how each was read, and the results of its check."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def page(
     drafts: DraftsDep,
     after: Annotated[str | None, Query(max_length=128)] = None,
 ) -> Response:
-    """Drafts by name and version, and the newest imports that gave none yet."""
+    """Show drafts by name and version, and the newest imports that have made no draft yet."""
     found, has_more = drafts.versions(visitor.caller, limit=_PAGE, after=after)
     return render(
         request,
@@ -47,13 +47,13 @@ def page(
 
 @router.get("/import")
 def ask_import(request: Request, visitor: WriterDep) -> Response:
-    """The form of an import."""
+    """Show the form of an import."""
     return _import_form(request, visitor, {"check": "on"})
 
 
 @router.post("/import")
 def start_import(request: Request, visitor: WriterDep, drafts: DraftsDep, form: FormDep) -> Response:
-    """Queue an import; the page of drafts shows how it goes."""
+    """Queue an import; the page of drafts shows its progress."""
     try:
         drafts.create(import_of(form), visitor.caller, form.get("key") or None)
     except (InputError, ResourceError) as error:
@@ -65,7 +65,7 @@ def start_import(request: Request, visitor: WriterDep, drafts: DraftsDep, form: 
 def one(
     request: Request, name: Annotated[str, Path(max_length=128)], visitor: LookerDep, drafts: DraftsDep
 ) -> Response:
-    """One draft."""
+    """Show one draft."""
     found = draft_views.draft_detail(drafts.draft(name, visitor.caller), drafts, visitor.caller)
     check = found.check
     readings = [] if check is None or check.declared is None else [check.declared, *check.others]
@@ -96,7 +96,7 @@ def _import_form(
 
 
 def _imports(drafts: Drafts, visitor: Visitor) -> list[Job]:
-    """Imports under way, and those that have failed lately, for who may read jobs."""
+    """List imports that run, and those that failed lately, for visitors who may read jobs."""
     if not visitor.may("jobs:read"):
         return []
     found, _ = drafts.page(visitor.caller, limit=_NUM_IMPORTS, after=None, status=None, labels={})

@@ -1,4 +1,4 @@
-"""Prompt files that were uploaded: sent, looked at, deleted."""
+"""Pages of uploaded prompt files: upload, list, download, delete."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def page(
     files: FilesDep,
     after: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Response:
-    """Files, newest first, and a form that sends one."""
+    """Show files, newest first, and a form for an upload."""
     return _page(request, visitor, files, after=after)
 
 
 @router.post("")
 async def upload(request: Request, visitor: WriterDep, files: FilesDep) -> Response:
-    """Take a file."""
+    """Store an uploaded file."""
     _, file, refused = await form_with_file(request, visitor, files)
     if file is None:
         failure = "Choose a file first." if refused is None else refused.message
@@ -47,14 +47,14 @@ async def upload(request: Request, visitor: WriterDep, files: FilesDep) -> Respo
 
 @router.get("/{file_id}/content")
 def content(file_id: FileId, visitor: ReaderDep, files: FilesDep) -> Response:
-    """The bytes as they came, to keep."""
+    """Send the file's bytes, unchanged, as a download."""
     found, path = files.content(file_id, visitor.caller)
     return FileResponse(path, media_type="application/octet-stream", filename=found.filename)
 
 
 @router.post("/{file_id}/delete")
 def delete(request: Request, file_id: FileId, visitor: WriterDep, files: FilesDep, _form: FormDep) -> Response:
-    """Forget a file."""
+    """Delete a file."""
     files.delete(file_id, visitor.caller)
     return go("/files")
 

@@ -43,7 +43,7 @@ ServicesDep = Annotated[Services, Depends(_services)]
 
 @router.get("/")
 def page(request: Request, visitor: LookerDep, services: ServicesDep, disk: DiskDep) -> Response:
-    """Everything at a glance."""
+    """Show fine-tunes, the queue and the disk."""
     cards, has_more, queue = _look(services, visitor)
     return render(
         request,
@@ -60,7 +60,7 @@ def page(request: Request, visitor: LookerDep, services: ServicesDep, disk: Disk
 
 @router.get("/stream")
 async def stream(visitor: LookerDep, services: ServicesDep, disk: DiskDep, feed: FeedDep, keys: KeysDep) -> Response:
-    """The same, as it changes."""
+    """Stream the first page's parts as they change."""
 
     def look() -> streams.Look:
         cards, has_more, queue = _look(services, visitor)
@@ -75,12 +75,12 @@ async def stream(visitor: LookerDep, services: ServicesDep, disk: DiskDep, feed:
 
 
 def _look(services: Services, visitor: Visitor) -> tuple[list[Card], bool, Queue | None]:
-    """The queue for whoever may read jobs, and the cards."""
+    """Return the cards, and the queue for visitors who may read jobs."""
     queue = queue_of(services, visitor.caller) if visitor.may("jobs:read") else None
     cards, has_more = cards_of(services, visitor.caller, () if queue is None else queue.rows)
     return cards, has_more, queue
 
 
 def _disk(disk: Disk, visitor: Visitor) -> DiskUse | None:
-    """What the whole service takes tells what everybody does: for whoever sees everything."""
+    """Return the disk space of the whole service, for visitors who may see all jobs; None for all others."""
     return disk.look() if visitor.caller.sees is None else None

@@ -1,4 +1,4 @@
-"""The queue, and the page of one job."""
+"""Pages of the queue and of one job."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def queue(
     after: After = None,
     status: StatusQuery = None,
 ) -> Response:
-    """Jobs, newest first."""
+    """Show jobs, newest first."""
     jobs, has_more = adaptations.page(visitor.caller, limit=_PAGE, after=after, status=status, labels={})
     return render(
         request,
@@ -68,7 +68,7 @@ async def queue_stream(
     after: After = None,
     status: StatusQuery = None,
 ) -> Response:
-    """The rows of a page of the queue, as they change."""
+    """Stream the rows of a page of the queue, as they change."""
     known: list[list[str]] = []
 
     def look() -> streams.Look:
@@ -86,7 +86,7 @@ async def queue_stream(
 
 @router.get("/{job_id}")
 def page(request: Request, job_id: JobId, visitor: ReaderDep, adaptations: AdaptationsDep, packs: PacksDep) -> Response:
-    """One job."""
+    """Show one job."""
     job = adaptations.get(job_id, visitor.caller)
     records = adaptations.records(job_id, visitor.caller)
     events, _ = adaptations.newest_events(job_id, visitor.caller, before=0, limit=_NUM_EVENTS)
@@ -123,7 +123,7 @@ async def job_stream(
     keys: KeysDep,
     after: Annotated[int, Query(ge=0, le=1 << 60)] = 0,
 ) -> Response:
-    """State, stages and events of a job, until it ends."""
+    """Stream state, stages and events of a job, until it ends."""
     return await streams.answer(feed, keys, visitor, _JobLooks(job_id, visitor, adaptations, packs, after).look)
 
 
@@ -143,7 +143,7 @@ def retry(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, _form:
 
 @router.post("/{job_id}/priority")
 def priority(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, form: FormDep) -> Response:
-    """Let a queued job run earlier or later."""
+    """Change the priority of a queued job."""
     adaptations.get(job_id, visitor.caller)
     adaptations.change(job_id, change_of(form.get("priority", "")), visitor.caller)
     return go(f"/jobs/{job_id}")
@@ -151,7 +151,7 @@ def priority(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, for
 
 @router.get("/{job_id}/report.html")
 def report(job_id: JobId, visitor: ReaderDep, adaptations: AdaptationsDep, packs: PacksDep) -> Response:
-    """The result as one file, to download."""
+    """Send the result as one file, as a download."""
     return report_file(job_id, visitor.caller, adaptations, packs)
 
 
@@ -164,7 +164,7 @@ def samples(
     kept: Annotated[bool | None, Query()] = None,
     after: Annotated[str | None, Query(max_length=24)] = None,
 ) -> Response:
-    """What selection kept and dropped, the most valuable first."""
+    """Show the samples that selection kept and dropped, the most valuable first."""
     job = adaptations.get(job_id, visitor.caller)
     rank = sample_rank(after)
     page = adaptations.samples(job_id, visitor.caller, kept=kept, after=rank, limit=_NUM_SAMPLES)
@@ -188,7 +188,7 @@ def logs(
     visitor: ReaderDep,
     adaptations: AdaptationsDep,
 ) -> Response:
-    """The end of a stage's log."""
+    """Show the end of a stage's log."""
     job = adaptations.get(job_id, visitor.caller)
     _, lines, _ = adaptations.logs(job_id, visitor.caller, stage, _NUM_LINES, None)
     return render(
@@ -205,13 +205,13 @@ def logs(
 
 
 def first_events(adaptations: Adaptations, job_id: str, visitor: Visitor) -> list[Event]:
-    """The events of a job in which its attempts are looked for."""
+    """Return the events of a job in which its attempts are looked for."""
     return adaptations.events(job_id, visitor.caller, after=0, limit=NUM_EVENTS)[0]
 
 
 @dataclass(frozen=True)
 class _Times:
-    """How long a job has run, and still runs."""
+    """The time for which a job has run, and whether it still runs."""
 
     elapsed_s: int | None
     remaining: RemainingBody | None
@@ -222,7 +222,7 @@ def _times(adaptations: Adaptations, job: Job) -> _Times:
 
 
 class _JobLooks:
-    """Looks at one job, each after the events of the one before."""
+    """Reads one job again and again, each time the events after those of the time before."""
 
     def __init__(self, job_id: str, visitor: Visitor, adaptations: Adaptations, packs: PackService, after: int) -> None:
         self._job_id, self._visitor, self._adaptations, self._packs = job_id, visitor, adaptations, packs
@@ -234,7 +234,7 @@ class _JobLooks:
         self._first: list[Event] = []
 
     def look(self) -> streams.Look:
-        """The job now."""
+        """Return the job's parts as of now."""
         job = self._adaptations.get(self._job_id, self._visitor.caller)
         events, has_more = self._adaptations.events(
             self._job_id, self._visitor.caller, after=self._after, limit=_NUM_EVENTS
@@ -265,8 +265,8 @@ class _JobLooks:
         return self._adaptations.place(job, self._visitor.caller)
 
     def _records_of(self, job: Job) -> JobRecords:
-        """Records appear at the end of a stage, and can be large: they are read again when the stage is another. The
-        curve of training grows meanwhile.
+        """Read the job's records. They appear at the end of a stage and can be large, so they are read again only when
+        the stage has changed; the curve of training grows meanwhile and is always read.
         """
         seen = job.status, job.stage
         if self._records is None or seen != self._seen:
@@ -278,7 +278,7 @@ class _JobLooks:
         return self._records
 
     def _outcome_of(self, records: JobRecords, job: Job) -> str:
-        """Drawn once for the same records."""
+        """Render the result; the same records are rendered once."""
         if self._drawn is None or self._drawn[0] is not records:
             self._drawn = (
                 records,

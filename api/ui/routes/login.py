@@ -1,4 +1,4 @@
-"""Logging in with an API key, and out."""
+"""Pages for login with an API key, and logout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PATH = re.compile(r"^/[A-Za-z0-9_.?=&%@-][A-Za-z0-9_./?=&%@-]{0,255}$")
 
 @router.get("/login")
 def ask(request: Request, store: StoreDep, to: str = Query("/", max_length=256)) -> Response:
-    """The login form; without any key there is nothing to log in to."""
+    """Show the login form; a service without keys needs no login."""
     return go("/") if not store.keys.exist() else _form(request, to, None)
 
 
@@ -38,7 +38,7 @@ def login(request: Request, store: StoreDep, form: FormDep) -> Response:
 
 @router.post("/logout")
 def logout(_form: FormDep) -> Response:
-    """Forget the session."""
+    """End the session."""
     response = go("/login")
     response.delete_cookie(COOKIE, path=PREFIX)
     return response
@@ -56,5 +56,5 @@ def _form(request: Request, to: str, failure: str | None) -> Response:
 
 
 def _safe(path: str) -> str:
-    """A page of ours to go on to; anything else is the first page."""
+    """Return a path of these pages to continue with; for any other path, that of the first page."""
     return path if _PATH.fullmatch(path) and "//" not in path else "/"

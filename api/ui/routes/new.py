@@ -1,4 +1,4 @@
-"""New adaptation, in two steps that need no script: what is wanted, and, before anything is queued, what it takes."""
+"""The page "New adaptation", in two steps without scripts: the form, and, before queueing, the job's estimated cost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _TOLD = (InputError, ResourceError, InsufficientStorageError, QuotaExceededError
 def ask(
     request: Request, visitor: WriterDep, drafts: DraftsDep, files: FilesDep, deployments: DeploymentsDep
 ) -> Response:
-    """The form; what the address says is filled in."""
+    """Show the form, filled with the fields of the address."""
     wish = Wish.of(request.query_params, is_sent=False)
     return _form(request, visitor, wish, drafts, files, deployments)
 
@@ -55,7 +55,7 @@ async def check(
     files: FilesDep,
     deployments: DeploymentsDep,
 ) -> Response:
-    """What the job would take; prompts that came with the form are at the service from now on."""
+    """Show the estimated cost of the job; prompts of the form are stored by the service from now on."""
     fields, file, refused = await form_with_file(request, visitor, files)
     wish = Wish.of(fields, is_sent=True)
 
@@ -109,7 +109,7 @@ def queue(
 
 
 def _written(wish: Wish, visitor: Visitor, files: Files, deployments: DeploymentService) -> tuple[StoredFile, bool]:
-    """The file that is made of what was pasted, or of what a deployment has kept, and whether it is new."""
+    """Return the file made of pasted prompts, or of a deployment's kept prompts, and whether it is new."""
     if wish.pasted:
         return files.put("pasted.jsonl", wish.pasted_rows(), visitor.caller)
     return files.put(kept_name(wish.kept), deployments.kept_prompts(wish.kept, visitor.caller), visitor.caller)

@@ -1,4 +1,4 @@
-"""Published packs and what they measured."""
+"""Pages of published packs and their measurements."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def page(
     packs: PacksDep,
     after: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
 ) -> Response:
-    """Packs by name, with their newest versions."""
+    """Show packs by name, with their newest versions."""
     names = [name for name in packs.names(visitor.caller) if after is None or name > after]
     found, counts = [], {}
     for name in names[:_PAGE]:
@@ -60,7 +60,7 @@ def one(
     compare: Annotated[int | None, Query(ge=1, le=1 << 31)] = None,
     beside: Annotated[int | None, Query(ge=1, le=1 << 31)] = None,
 ) -> Response:
-    """One pack: acceptance over its versions, which deployments serve it, how to ask one, and two versions compared."""
+    """Show one pack: acceptance over its versions, its deployments, example requests, and two versions compared."""
     versions = packs.versions(name, visitor.caller)
     older = [each for each in versions if before is None or each.version < before]
     pack = views.pack_body(name, versions, packs, visitor.caller, shown=older[-_VERSIONS:])
@@ -93,8 +93,7 @@ def one(
 
 @router.post("/{name}/deploy")
 def deploy(name: PackName, visitor: WriterDep, packs: PacksDep, deployments: DeploymentsDep, form: FormDep) -> Response:
-    """Serve a version with the target that it was made for: a new deployment, or the caller's own of that name with
-    this pack."""
+    """Serve a version with the target that it was made for, in a new deployment or in the caller's of that name."""
     pack = packs.resolve(f"{name}@{form.get('version', '')}", visitor.caller)
     served_as = form.get("served_as", "").strip() or name
     force = bool(form.get("force"))
@@ -113,7 +112,7 @@ def deploy(name: PackName, visitor: WriterDep, packs: PacksDep, deployments: Dep
 
 @router.post("/{name}/champion")
 def champion(name: PackName, visitor: WriterDep, packs: PacksDep, form: FormDep) -> Response:
-    """Say which version `name@champion` is; without one, the best measured one again."""
+    """Set the version that `name@champion` means; without one, the best measured version again."""
     version = form.get("version", "")
     packs.pin(name, whole("version", version) if version and not form.get("unpin") else None, visitor.caller)
     return go(f"/packs/{name}")
@@ -128,6 +127,6 @@ def remove(name: PackName, visitor: WriterDep, packs: PacksDep, removal: PackRem
 
 @router.get("/{name}/{version}.tar")
 def download(name: PackName, version: Version, visitor: LookerDep, packs: PacksDep) -> Response:
-    """The files of a version as one archive, as they were published."""
+    """Send the files of a version as one archive, unchanged."""
     pack = packs.resolve(f"{name}@{version}", visitor.caller)
     return archive_of(packs.directory(pack), f"{pack.name}-{pack.version}")

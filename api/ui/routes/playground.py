@@ -1,4 +1,4 @@
-"""The playground: one question to one or two deployments, with the accepted draft tokens of the answers marked."""
+"""The playground page: one question to one or two deployments; the answers mark the accepted draft tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SUFFIX = "-base"
 
 
 class Question(Config):
-    """What the page's script sends."""
+    """The body that the page's script sends."""
 
     model: str = Field(min_length=1, max_length=256)
     prompt: str = Field(min_length=1, max_length=20_000)
@@ -40,7 +40,7 @@ class Question(Config):
     draft: str | None = Field(None, min_length=1, max_length=128)
 
     def body(self) -> bytes:
-        """The request to the endpoint."""
+        """Return the request to the endpoint."""
         return json.dumps(
             {
                 "model": self.model,
@@ -62,7 +62,7 @@ def page(
     left: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
     right: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
 ) -> Response:
-    """The form and two empty answers."""
+    """Show the form and two empty answers."""
     found = directory.deployments(visitor.caller)
     first = _chosen(found, left) or next((each for each in found if each.pack), None) or next(iter(found), None)
     others = _others(found) if visitor.may(Scope.JOBS_WRITE) else []
@@ -83,7 +83,7 @@ def page(
 
 @router.post("/remove")
 def remove(visitor: WriterDep, deployments: DeploymentsDep, directory: DirectoryDep, form: FormDep) -> Response:
-    """Stop serving what this page made in earlier versions."""
+    """Remove a deployment that this page made in earlier versions."""
     name = form.get("name", "")
     found = deployments.get(name, visitor.caller)
     if found not in leftovers(directory.deployments(visitor.caller)):
@@ -96,8 +96,8 @@ def remove(visitor: WriterDep, deployments: DeploymentsDep, directory: Directory
 
 
 def leftovers(found: list[Deployment]) -> list[Deployment]:
-    """Deployments that this page made in earlier versions, to compare with: they are known by their name, and by being,
-    unchanged, another one without its pack.
+    """List deployments that this page made in earlier versions for comparison. Each has a name of that form, and is an
+    unchanged copy of another deployment without its pack.
     """
     others = {each.name: each for each in found}
     made = []
@@ -121,7 +121,7 @@ async def answer(
     limits: LimitsDep,
     token: Annotated[str, Header(alias="x-form-token", max_length=128)] = "",
 ) -> Response:
-    """An answer as the endpoint streams it; the key's limits count."""
+    """Stream an answer of the endpoint; the limits of the visitor's key apply."""
     sessions = services_of(request).sessions
     sessions.require_form_token(sessions.open(request.cookies.get(COOKIE)), token)
     entry = await run_in_threadpool(directory.find, question.model, visitor.caller)
@@ -148,7 +148,7 @@ def _chosen(found: list[Deployment], name: str | None) -> Deployment | None:
 
 
 def _others(found: list[Deployment]) -> list[tuple[str, str, str]]:
-    """How the deployments can be asked other than with their own draft: name, `draft` of a request, in words."""
+    """List the drafts besides their own that deployments can be asked with: name, `draft` of a request, and words."""
     own = [each for each in found if each.engine_spec.kind is EngineKind.EDA and each.base_draft is not None]
     bases = [(each.name, BASE_ALONE, "without its pack") for each in own if each.pack is not None]
     return bases + [(each.name, NO_DRAFT, "without a draft") for each in own]

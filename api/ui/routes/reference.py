@@ -1,4 +1,4 @@
-"""The API described, from its own OpenAPI document; the same for everybody, so nobody has to log in for it."""
+"""Pages of the API reference, from the OpenAPI document; the same for all visitors, so no login is needed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ router = APIRouter(prefix="/docs")
 
 @router.get("")
 def overview(request: Request) -> Response:
-    """Every operation in a line."""
+    """Show every operation in one line."""
     found = sections(_document(request), service_url(request))
     return render(request, "api.html", known_visitor(request), sections=found)
 
 
 @router.get("/{tag}")
 def of_tag(request: Request, tag: Annotated[str, Path(max_length=64)]) -> Response:
-    """The operations of a tag, with parameters, bodies and answers."""
+    """Show the operations of a tag, with parameters, bodies and answers."""
     found = sections(_document(request), service_url(request))
     for section in found:
         if section.tag == tag:
