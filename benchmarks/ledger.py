@@ -87,7 +87,18 @@ _JOBS = ("make bench NAME=jobs", "jobs.json")
 _TEST_VLLM = ("make test-vllm", "vllm.json")
 _VLLM_JOB = ("make bench NAME=vllm-job", "vllm-job.json")
 _STORAGE = ("make bench NAME=storage", "storage.json")
-_EAGLE3 = ("make bench NAME=eagle3", "eagle3/summary.json")
+_DOMAINS = ("math", "code", "medical")
+_EAGLE3_GOALS = (
+    (
+        "an imported EAGLE-3 draft in {}, `best` over LoRA of equal bytes",
+        1.0,
+        "best_over_lora_equal_bytes",
+        ("math", "code"),
+    ),
+    ("an imported EAGLE-3 draft in {}, `best` over full fine-tuning", 1.0, "best_over_full_ft", ("math",)),
+    ("an imported EAGLE-3 draft in {}, `best` over the draft on its own base target", 0.95, "recovered", _DOMAINS),
+    ("`best` over EAGLE-3 over `best` over EAGLE-1, {}", 1.1, "eagle3_over_eagle1", _DOMAINS),
+)
 _VLLM_3 = ("python -m benchmarks.vllm_export", "vllm-eagle3.json")
 
 GOALS = (
@@ -126,14 +137,12 @@ GOALS = (
          lambda d: abs(d["agreement"]["plugin_over_ours"] - 1)),
     Goal("acceptance inside vLLM away from our engine's, EAGLE-3, dense export, a fraction", 0.02, False, *_VLLM_3,
          lambda d: abs(d["agreement"]["dense_over_ours"] - 1)),
-    Goal("an imported EAGLE-3 draft in math, `best` over LoRA of equal bytes", 1.0, True, *_EAGLE3,
-         lambda d: d["math.best_over_lora_equal_bytes"]),
-    Goal("an imported EAGLE-3 draft in math, `best` over full fine-tuning", 1.0, True, *_EAGLE3,
-         lambda d: d["math.best_over_full_ft"]),
-    Goal("an imported EAGLE-3 draft in math, `best` over the draft on its own base target", 0.95, True, *_EAGLE3,
-         lambda d: d["math.recovered"]),
-    Goal("`best` over EAGLE-3 over `best` over EAGLE-1, math", 1.1, True, *_EAGLE3,
-         lambda d: d["math.eagle3_over_eagle1"]),
+    *(
+        Goal(text.format(domain), least, True, "make bench NAME=eagle3", "eagle3/summary.json",
+             itemgetter(f"{domain}.{key}"))
+        for text, least, key, domains in _EAGLE3_GOALS
+        for domain in domains
+    ),
     Goal("self-generation with states over vLLM that only writes", 0.95, True, "make bench NAME=vllm",
          "vllm-selfgen.json", lambda d: d["states_over_writing"]),
     Goal("a whole adaptation inside vLLM away from the own engine's, acceptance, a fraction", 0.02, False, *_VLLM_JOB,
