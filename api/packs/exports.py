@@ -19,7 +19,7 @@ from api.packs.schemas_exports import ExportBody, ExportedFileBody, ExportOfferB
 from api.settings import Settings
 from eda_service.config.tasks import ExportConfig, JobKind
 from eda_service.errors import ArtifactCorruptError, ConflictError, InputError, NotFoundError, TargetIncompatibleError
-from eda_service.export.offers import Offer, offers_of
+from eda_service.export.offers import Offer, offers_of, refused_offers
 from eda_service.jobstore import Job, JobStore, Status
 from eda_service.records import Stage
 from eda_service.storage.published import registry
@@ -76,7 +76,7 @@ class Exports(Jobs):
 
         Raises:
             NotFoundError: No pack that the caller sees.
-            ArtifactCorruptError: It cannot be read.
+            ArtifactCorruptError: Its manifest cannot be read.
         """
         pack = self._packs.resolve(reference, caller)
         if pack.manifest is None:
@@ -87,10 +87,10 @@ class Exports(Jobs):
             return pack, offers_of(self._packs.directory(pack), base_dir, is_target_known=is_known)
         except ArtifactCorruptError as error:  # it names files of this machine
             logger.warning("no exports of %s: %s", pack.reference, error.message)
-            raise ArtifactCorruptError(
+            return pack, refused_offers(
                 f"files of {pack.reference} or of its base draft {pack.manifest.base_draft} cannot be read, the "
                 "service's log says which; adapt it again"
-            ) from error
+            )
 
     def create(self, request: ExportRequest, caller: Caller, idempotency_key: str | None) -> tuple[Job, bool]:
         """Check a request for an export and queue it; returns the job and whether it is new.

@@ -9,6 +9,7 @@ from eda_service.cli.console import connect, running_url
 from eda_service.client import Adaptation
 from eda_service.errors import EdaError
 
+_URL_VARIABLE = "EDA_URL"
 _LIVE = frozenset({"queued", "running"})
 _NUM_LOOKED_AT = 100
 
@@ -19,7 +20,7 @@ def of_a_job(reference: str) -> str | None:
     Args:
         reference: As it was typed, and not found among packs and drafts.
     """
-    url = os.environ.get("EDA_URL") or running_url()
+    url = os.environ.get(_URL_VARIABLE) or running_url()
     if url is None:
         return None
     try:

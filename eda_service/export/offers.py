@@ -74,6 +74,15 @@ def offers_of(pack_dir: Path, base_dir: Path, *, is_target_known: bool) -> tuple
     )
 
 
+def refused_offers(reason: str) -> tuple[Offer, ...]:
+    """Return every form for every destination, each refused with one reason."""
+    return tuple(
+        Offer(to, form, needs_answers=False, dialects=(), refused=reason)
+        for to in Destination
+        for form in (ExportForm.PLUGIN, ExportForm.DENSE)
+    )
+
+
 def _offer(facts: _Facts, to: Destination, form: ExportForm, unknown: str | None) -> Offer:
     config = facts.config
     keeps = facts.num_scored is None or keeps_vocabulary(config, to, form)

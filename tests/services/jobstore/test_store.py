@@ -65,7 +65,7 @@ def test_postgresql_waits_for_a_lock_as_long_as_sqlite_does(store: JobStore) -> 
 def test_connections_that_the_server_closed_are_replaced(open_store: Callable[[], JobStore]) -> None:
     store, other = open_store(), open_store()
     job, _ = store.jobs.create(config())
-    with other._engine.connect() as connection:
+    with other.database.engine.connect() as connection:
         others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
         others += " AND datname = current_database()"
         # A connection that a migration has just closed may still be listed beside the store's own.

@@ -25,7 +25,9 @@ from api.app import create_app
 from api.settings import Settings
 from api.ui.sessions import COOKIE, Sessions
 from eda_service.client import ApiError, Client
+from eda_service.config.export_forms import Destination, ExportForm
 from eda_service.config.job import AdaptConfig, TargetSpec
+from eda_service.config.tasks import ExportConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams, StepOutput
 from eda_service.jobstore import Deployment, JobStore
@@ -94,6 +96,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_target: Target) -> Iter
     with live_api(root, serve_port=port) as api:
         config = AdaptConfig(target=TargetSpec(model="org/model"), base_draft="small@1")
         job, _ = api.store.jobs.create(config, owner="ann")
+        export = ExportConfig(target=config.target, pack="tiny@1", to=Destination.VLLM, form=ExportForm.PLUGIN)
+        api.store.jobs.create(export, owner="ann")
         made = Deployment(name="tiny", owner="ann", target=TARGET, base_draft=None, pack=None)
         uid = api.store.deployments.put(made, made_by="ann", reason="x").uid
         pair = make_pair("tiny", tiny_target, engine, uid=uid)
@@ -160,6 +164,7 @@ STREAMS: dict[str, tuple[str, str, Any, bool]] = {
     "page-of-a-job": ("GET", "/ui/jobs/{job}/stream", None, True),
     "page-of-deployments": ("GET", "/ui/deployments/stream", None, True),
     "page-of-a-deployment": ("GET", "/ui/deployments/tiny/stream", None, True),
+    "page-of-exports": ("GET", "/ui/packs/tiny/export/stream", None, True),
 }
 
 

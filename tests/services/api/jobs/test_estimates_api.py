@@ -149,7 +149,7 @@ def test_more_than_the_disk_holds_does_not_fit(client: TestClient, body: dict[st
         ({"webhook": {"url": "http://x.org/hook"}}, "webhook.url"),
         ({"webhook": {"url": "https://x.org/hook", "secret": "short"}}, "webhook.secret"),
         ({"stage_deadlines": {"train": 0}}, "stage_deadlines.train"),
-        ({"stage_deadlines": {"sleep": 5}}, "stage_deadlines.sleep.[key]"),
+        ({"stage_deadlines": {"sleep": 5}}, "stage_deadlines"),
     ],
 )
 def test_a_bad_request_is_refused_as_the_real_one_would_be(
