@@ -37,7 +37,7 @@ def told_once(errors: Sequence[Entry], model: type[BaseModel] | None, *, skip: i
 
     Args:
         errors: `ValidationError.errors()`.
-        model: Value that was validated; without it errors of unions stay as they are.
+        model: Model that was validated; without it errors of unions stay as they are.
         skip: Leading parts of each `loc` that are not of the model, such as `body`.
     """
     groups: dict[tuple[Any, ...], list[tuple[Entry, tuple[int, ...]]]] = {}

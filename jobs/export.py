@@ -18,7 +18,7 @@ logger = logging.getLogger("jobs.export")
 
 
 def arguments_of_export() -> argparse.ArgumentParser:
-    """Options of every entry point that is no adaptation, and the export's."""
+    """Return the parser of an export: the options of every entry point that is no adaptation, and its own."""
     made = task_parser(__doc__ or "")
     made.add_argument("--adapter", help="LoRA adapter on the target: id or directory")
     made.add_argument("--pack", help="name@version")

@@ -76,21 +76,31 @@ class Exports(Jobs):
 
         Raises:
             NotFoundError: No pack that the caller sees.
-            ArtifactCorruptError: Its manifest cannot be read.
         """
         pack = self._packs.resolve(reference, caller)
+        try:
+            return pack, self._offers(pack)
+        except ArtifactCorruptError as error:
+            return pack, refused_offers(error.message)
+
+    def _offers(self, pack: PackVersion) -> tuple[Offer, ...]:
+        """Every form for every engine.
+
+        Raises:
+            ArtifactCorruptError: The pack or its base draft cannot be read.
+        """
         if pack.manifest is None:
             raise ArtifactCorruptError(f"the manifest of {pack.reference} cannot be read; adapt it again")
         is_known = target_of(pack.manifest) is not None
         try:
             base_dir = registry.find_draft(pack.manifest.base_draft, self._settings.home)
-            return pack, offers_of(self._packs.directory(pack), base_dir, is_target_known=is_known)
+            return offers_of(self._packs.directory(pack), base_dir, is_target_known=is_known)
         except ArtifactCorruptError as error:  # it names files of this machine
             logger.warning("no exports of %s: %s", pack.reference, error.message)
-            return pack, refused_offers(
+            raise ArtifactCorruptError(
                 f"files of {pack.reference} or of its base draft {pack.manifest.base_draft} cannot be read, the "
                 "service's log says which; adapt it again"
-            )
+            ) from error
 
     def create(self, request: ExportRequest, caller: Caller, idempotency_key: str | None) -> tuple[Job, bool]:
         """Check a request for an export and queue it; returns the job and whether it is new.
@@ -169,8 +179,8 @@ class Exports(Jobs):
         )
 
     def _checked(self, request: ExportRequest, caller: Caller) -> ExportConfig:
-        pack, offers = self.offers(request.pack, caller)
-        offer = next(each for each in offers if (each.to, each.form) == (request.to, request.form))
+        pack = self._packs.resolve(request.pack, caller)
+        offer = next(each for each in self._offers(pack) if (each.to, each.form) == (request.to, request.form))
         if offer.refused is not None:
             raise TargetIncompatibleError(offer.refused, param="to")
         if request.dialect is not None and request.dialect not in offer.dialects:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 from eda_service.cli.console import connect, running_url
 from eda_service.client import Adaptation
 from eda_service.errors import EdaError
 
-_URL_VARIABLE = "EDA_URL"
 _LIVE = frozenset({"queued", "running"})
 _NUM_LOOKED_AT = 100
 
 
-def of_a_job(reference: str) -> str | None:
+def of_a_job(reference: str, url: str | None) -> str | None:
     """What to say of a pack's name, or of a job's id in its place; None: no job of the service has to do with it.
 
     Args:
         reference: As it was typed, and not found among packs and drafts.
+        url: Address of the service; None: the one that `eda up` wrote down, and without that none is asked.
     """
-    url = os.environ.get(_URL_VARIABLE) or running_url()
+    url = url or running_url()
     if url is None:
         return None
     try:

@@ -203,7 +203,7 @@ class JoinedNode:
         """Check that the home belongs to a cluster.
 
         Raises:
-            InputError: The directory has no token.
+            InputError: The home has no token.
         """
         if not token_path(self._home).is_file():
             raise InputError(

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from eda_service.cli.arguments import complete_pack
 from eda_service.cli.bars import bars
-from eda_service.cli.console import JsonOption, err, out, print_json
+from eda_service.cli.console import JsonOption, UrlOption, err, out, print_json
 from eda_service.cli.packs_to_come import of_a_job
 from eda_service.config.job import TargetSpec
 from eda_service.drafts.dialects.record import Dialect
@@ -71,6 +71,7 @@ def export(
         int | None,
         typer.Option(min=1, max=512, help="Packs that vLLM has room for, some to come later; default: those given."),
     ] = None,
+    url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a pack or base draft as a checkpoint that another engine serves."""
@@ -109,7 +110,7 @@ def export(
         with bars() as on_progress:
             made = export_draft(request, on_progress=on_progress)
     except NotFoundError as error:
-        told = of_a_job(reference)
+        told = of_a_job(reference, url)
         if told is None:
             raise
         raise NotFoundError(told, param=error.param) from error

@@ -157,8 +157,7 @@ def test_a_bad_request_is_refused_as_the_real_one_would_be(
 ) -> None:
     answer = client.post(url, json={**body, **changes, "dry_run": True})
     assert answer.status_code == 400
-    found = answer.json()["error"]["param"]
-    assert found == param or found == param.replace("[key]", "?")
+    assert answer.json()["error"]["param"] == param
     assert client.get("/v1/adaptations").json()["data"] == []
 
 

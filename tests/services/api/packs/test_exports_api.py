@@ -133,6 +133,22 @@ def test_what_cannot_be_exported_is_refused_before_a_job_is_made(
     assert store.jobs.page()[0] == []
 
 
+def test_a_pack_whose_files_cannot_be_read_is_refused_in_every_form(client: TestClient, settings: Settings) -> None:
+    """The files that `put_pack` writes by itself are no pack's."""
+    reference = put_pack(settings.home, "broken", 2.0)
+    offers = client.get(f"/v1/pack-versions/{reference}/exports")
+    assert offers.status_code == 200
+    reasons = {each["refused"] for each in offers.json()["data"]}
+    assert len(offers.json()["data"]) == 6
+    assert len(reasons) == 1
+    reason = reasons.pop()
+    assert reason.startswith(f"files of {reference} or of its base draft small@1 cannot be read")
+    assert str(settings.home) not in reason
+    error = client.post("/v1/exports", json={"pack": reference, "to": "vllm"}).json()["error"]
+    assert (error["code"], error["message"]) == ("artifact_corrupt", reason)
+    assert client.get("/ui/packs/broken/export?version=1", headers={"accept": "text/html"}).status_code == 200
+
+
 def test_a_dialect_that_the_engine_reads_is_taken(client: TestClient, settings: Settings) -> None:
     put_exportable(settings.home, "eagle3", base_draft="smollm2-135m-eagle3@1")
     offers = client.get("/v1/pack-versions/eagle3/exports").json()["data"]
