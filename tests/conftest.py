@@ -49,6 +49,15 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    """Undo what code under test has set: entry points of jobs keep files from others, for the rest of their process."""
+    umask = os.umask(0)
+    os.umask(umask)
+    yield
+    os.umask(umask)
+
+
 @pytest.fixture(scope="session")
 def target_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Family name to the directory of its tiny model."""

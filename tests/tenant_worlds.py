@@ -216,6 +216,7 @@ _SAME: tuple[tuple[str, str], ...] = (
     (r'<option value="\d+"( selected)?>\d+', r"<option>N"),  # likewise, to choose
     (rf"/packs/{SHARED}/\d+\.tar", f"/packs/{SHARED}/N.tar"),
     (r"/export\?version=\d+", "/export?version=N"),
+    (r'name="version" value="\d+"', 'name="version" value="N"'),
     (r'\b(x|x1|x2|width)=(\\?)"[\d.]+\\?"', r"\1=N"),  # how long something took, in charts and words
     (r"\b(\d+d\d\dh|\d+h\d\dm|\d+m\d\ds|\d+(\.\d)? ?s)\b", "DURATION"),
     (r'"deployment.event","id":\d+', '"deployment.event","id":N'),

@@ -96,7 +96,7 @@ def test_an_import_goes_through_the_queue_to_a_draft(
     again = dispatching.post("/v1/drafts", json={**body, "overrides": {"rope_theta": "5e5"}})
     assert (again.status_code, again.json()["id"]) == (200, job["id"])  # an equal live one
     run = RunDir(settings.home / "runs" / job["id"], attempt=1)
-    wait_for(lambda: run.is_job, what="the submission", interval_s=0.02)
+    wait_for(lambda: ray.seen("POST", "/api/jobs/"), what="the submission", interval_s=0.02)
     sent = [request.body for request in ray.seen("POST", "/api/jobs/")]
     assert [each["entrypoint"] for each in sent] == [f"python -m jobs.import_draft --job-id {job['id']}"]
     assert run.task() == ImportConfig.model_validate(job["config"])
