@@ -71,6 +71,9 @@ def test_a_served_pack_is_measured_beside_the_new_one(home: Path, tiny_target: T
     assert found.speed_gain is not None
     assert manifest.fixed is not None
     assert manifest.fixed.lengths.keys() == {"math@2"}  # the first has a score there from its own job
+    fixed = [version.manifest.fixed for version in versions if version.manifest is not None]
+    lengths = {pack: length for each in fixed if each is not None for pack, length in each.lengths.items()}
+    assert lengths.keys() == {"math@1", "math@2"}
     best = champion(versions)
     assert best is not None
-    assert best.reference == "math@1"
+    assert best.reference == max(lengths, key=lengths.__getitem__)  # which is better depends on the processor
